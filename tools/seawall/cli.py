@@ -1,0 +1,386 @@
+"""The command line: reads arguments, calls the library, prints. Nothing else is decided here."""
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from seawall import __version__
+from seawall.describe import Description, ImageDescription, describe, describe_all
+from seawall.digest import Digest
+from seawall.errors import ExitCode, InputError, SeawallError, TreeError
+from seawall.images import read_images
+from seawall.lock import Move, moves, read_lock, write_lock
+from seawall.pinning import pin
+from seawall.plan import Plan
+from seawall.probe import ProbeReport, check_url, probe
+from seawall.reference import LayoutLocation, Reference
+from seawall.scrub import ScrubReport, scrub
+from seawall.sources import Sources, open_location
+from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
+from seawall.terminal import print_table, readable, watch
+from seawall.tree import Tree
+from seawall.writer import hold
+
+_PATH = click.Path(path_type=Path)
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+_jobs = click.option(
+    "--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="How many at a time."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="seawall")
+def cli() -> None:
+    """Serve container images out of a tree of files, with no registry on the read path.
+
+    Images are declared in an images file, pinned in a lock, and synced into a tree, whose v2/ any web server
+    can serve.
+    """
+
+
+@cli.command("lock")
+@click.argument("images_file", type=_PATH)
+@click.option("--lock", "lock_file", type=_PATH, help="The lock to write.  [default: images.lock beside IMAGES_FILE]")
+@click.option("--upgrade", is_flag=True, help="Pin every tag anew, to what it points at now.")
+@_dry_run
+@_json
+@_jobs
+def lock_command(
+    images_file: Path,
+    lock_file: Path | None,
+    upgrade: bool,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int,
+) -> None:
+    """Pin the tags that IMAGES_FILE names to digests.
+
+    Tags that are pinned already stay where they are, and cost no request, unless --upgrade is given.
+    """
+    images = read_images(images_file)
+    lock_file = lock_file or images_file.with_name("images.lock")
+    same_folder = lock_file.parent.resolve() == images_file.parent.resolve()
+    for entry in images.images:
+        location = entry.location
+        if isinstance(location, LayoutLocation) and not location.path.is_absolute() and not same_folder:
+            raise InputError(
+                str(images_file), f"{entry.source} is relative, and the lock is in another folder", "make it absolute"
+            )
+    old = read_lock(lock_file) if lock_file.exists() else None
+    if old is not None and old.name != images.name:
+        raise InputError(
+            str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
+        )
+    sources = Sources(images_file.parent, open_location)
+    new = pin(images, old, sources, upgrade=upgrade, jobs=jobs)
+    changed = new != old
+    if changed and not dry_run:
+        write_lock(lock_file, new)
+    moved = moves(old, new)
+    if as_json:
+        _print_json(
+            {
+                "changed": changed,
+                "lock": str(lock_file),
+                "moved": [_move_row(move) for move in moved],
+                "requests": sources.requests,
+            }
+        )
+        return
+    for move in moved:
+        click.echo(f"{move.reference}  {_short(move.old)} -> {_short(move.new)}")
+    verb = "would be written" if dry_run else "written"
+    click.echo(f"{lock_file}: {verb if changed else 'unchanged'}, {len(new.pins)} tags, {sources.requests} requests")
+
+
+@cli.command("sync")
+@click.argument("lock_file", metavar="LOCK", type=_PATH)
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@_dry_run
+@_json
+@_jobs
+def sync_command(
+    lock_file: Path,
+    tree_root: Path,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int,
+) -> None:
+    """Make TREE serve what LOCK says.
+
+    Fetches what is missing, moves the tags that LOCK names, and withdraws those that it named when it was last
+    applied and names no more. What another lock or a person put into the tree stays.
+    """
+    lock = read_lock(lock_file)
+    tree = Tree.possible(tree_root)
+    sources = Sources(lock_file.parent, open_location)
+    with watch() as progress:
+        if dry_run:
+            outcome = Outcome(prepare(lock, tree, sources, jobs), None, sources.requests)
+        else:
+            with hold(tree) as writer:
+                plan = prepare(lock, tree, sources, jobs)
+                release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
+                outcome = Outcome(plan, release, sources.requests)
+    if as_json:
+        _print_json(_outcome_row(outcome, dry_run=dry_run))
+    else:
+        _print_outcome(outcome, tree_root, dry_run=dry_run)
+
+
+@cli.command("ls")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@_json
+def ls_command(tree_root: Path, as_json: bool) -> None:
+    """List every tag of TREE with its digest, kind, platforms and size."""
+    found = list(describe_all(Tree.existing(tree_root)))
+    if as_json:
+        _print_json([_description_row(description) for description in found])
+        return
+    rows = [
+        (
+            str(description.reference),
+            _short(description.manifest.digest),
+            str(description.manifest.kind),
+            ",".join(description.platforms) or "-",
+            readable(description.size),
+        )
+        for description in found
+    ]
+    print_table(("REFERENCE", "DIGEST", "KIND", "PLATFORMS", "SIZE"), rows, right=frozenset({"SIZE"}))
+
+
+@cli.command("inspect")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("reference_text", metavar="REPO:TAG")
+@_json
+def inspect_command(tree_root: Path, reference_text: str, as_json: bool) -> None:
+    """Show what REPO:TAG (or REPO@sha256:...) of TREE is made of."""
+    description = describe(Tree.existing(tree_root), Reference.parse(reference_text))
+    if as_json:
+        _print_json(_description_row(description) | {"images": [_image_row(image) for image in description.images]})
+        return
+    manifest = description.manifest
+    click.echo(f"{description.reference}")
+    click.echo(f"  digest      {manifest.digest}")
+    click.echo(f"  media type  {manifest.kind.media_type}")
+    click.echo(f"  platforms   {', '.join(description.platforms) or '-'}")
+    click.echo(f"  size        {readable(description.size)} ({description.size} bytes)")
+    for image in description.images:
+        click.echo(f"\n{image.platform or 'image'}  {image.manifest.digest}  {readable(image.size)}")
+        rows = [(str(blob.digest), blob.media_type, str(blob.size)) for blob in image.manifest.blobs]
+        print_table(("  BLOB", "MEDIA TYPE", "BYTES"), [(f"  {a}", b, c) for a, b, c in rows], frozenset({"BYTES"}))
+
+
+@cli.command("verify")
+@click.argument("where", metavar="TREE|URL")
+@click.argument("references", metavar="[REPO:TAG]...", nargs=-1)
+@click.option("--lock", "lock_file", type=_PATH, help="With URL: check every tag that this lock names.")
+@_json
+@_jobs
+def verify_command(
+    where: str,
+    references: tuple[str, ...],
+    lock_file: Path | None,
+    as_json: bool,
+    jobs: int,
+) -> None:
+    """Check that all is as it should be; exit with 0 only if it is.
+
+    A TREE is read and hashed whole, and every link in it followed. A URL (http:// or https://) is asked as a
+    client asks: ping, HEAD, GET, types, digests, ranges and errors, for each REPO:TAG down to the last layer.
+    """
+    if where.startswith(("http://", "https://")):
+        _verify_url(where, references, lock_file, as_json=as_json, jobs=jobs)
+        return
+    if references or lock_file:
+        raise InputError(where, "is a tree, which is always checked whole", "leave REPO:TAG and --lock out")
+    with watch() as progress:
+        report = scrub(Tree.existing(Path(where)), progress, jobs)
+    if as_json:
+        _print_json(_scrub_row(report))
+    else:
+        for finding in report.findings:
+            click.echo(f"{finding.kind}: {finding.path}: {finding.what}")
+        click.echo(
+            f"{where}: {report.tags} tags in {report.repositories} repositories, {report.manifests} manifests and "
+            f"{report.blobs} blobs ({readable(report.size)}) read: {_verdict(len(report.findings))}"
+        )
+    sys.exit(ExitCode.OK if report.holds else ExitCode.DOES_NOT_HOLD)
+
+
+def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *, as_json: bool, jobs: int) -> NoReturn:
+    check_url(url)
+    wanted: dict[Reference, Digest | None] = {
+        reference: reference.digest for reference in map(Reference.parse, references)
+    }
+    if lock_file is not None:
+        wanted |= {reference: pin.digest for reference, pin in read_lock(lock_file).pins.items()}
+    with watch() as progress:
+        report = probe(url, wanted, progress, jobs)
+    if as_json:
+        _print_json(_probe_row(report, wanted))
+    else:
+        for failure in report.failures:
+            click.echo(f"{failure.request}: {failure.what}")
+        click.echo(
+            f"{url}: {len(wanted)} references, {report.manifests} manifests and {report.blobs} blobs "
+            f"({readable(report.size)}) pulled in {report.requests} requests: {_verdict(len(report.failures))}"
+        )
+    sys.exit(ExitCode.OK if report.holds else ExitCode.DOES_NOT_HOLD)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit; every error ends here, as one line on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli.main(arguments, prog_name="seawall", standalone_mode=False)
+    except SeawallError as error:
+        _die(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _die("interrupted; run again to go on", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        sys.exit(ExitCode.OK)
+    except OSError as error:
+        _die(
+            str(TreeError(str(error.filename or "system"), error.strerror or str(error), "see the system's log")),
+            ExitCode.TREE,
+        )
+    sys.exit(ExitCode.OK)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _die(line: str, code: ExitCode) -> NoReturn:
+    click.echo(f"seawall: {line}", err=True)
+    sys.exit(code)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=1))
+
+
+def _print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
+    for line in _plan_lines(outcome.plan) if dry_run else ():
+        click.echo(line)
+    plan = outcome.plan
+    if plan.is_empty:
+        click.echo(f"{root}: unchanged, serves {len(plan.lock.pins)} tags of the lock {plan.lock.name!r}")
+        return
+    done = "would be" if dry_run else "were"
+    release = f"release {outcome.release}, " if outcome.release else ""
+    click.echo(
+        f"{root}: {release}{len(plan.moves)} tags {done} moved, {len(plan.fetches)} blobs "
+        f"({readable(plan.fetch_bytes)}) {done} fetched, {outcome.requests} requests"
+    )
+
+
+def _plan_lines(plan: Plan) -> Iterator[str]:
+    for fetch in plan.fetches:
+        yield f"fetch {fetch.blob.digest} {fetch.blob.size} bytes from {fetch.image.source}"
+    for manifest in plan.manifests:
+        yield f"store {manifest.digest} {manifest.kind}"
+    for links in plan.links:
+        yield f"link {len(links.manifests)} manifests and {len(links.blobs)} blobs in {links.repository}"
+    for move in plan.moves:
+        yield f"move {move.reference} {_short(move.before)} -> {_short(move.after)}"
+    if plan.pending:
+        yield f"finish the interrupted release {plan.pending.number}"
+    if plan.applies:
+        yield f"record the lock {plan.lock.name}"
+
+
+def _outcome_row(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
+    plan = outcome.plan
+    return {
+        "changed": outcome.changed,
+        "dry_run": dry_run,
+        "release": outcome.release,
+        "requests": outcome.requests,
+        "fetched": [{"digest": str(fetch.blob.digest), "size": fetch.blob.size} for fetch in plan.fetches],
+        "stored": [{"digest": str(manifest.digest), "kind": str(manifest.kind)} for manifest in plan.manifests],
+        "moved": [
+            {"reference": str(move.reference), "before": _text(move.before), "after": _text(move.after)}
+            for move in plan.moves
+        ],
+    }
+
+
+def _move_row(move: Move) -> dict[str, Any]:
+    return {"reference": str(move.reference), "before": _text(move.old), "after": _text(move.new)}
+
+
+def _description_row(description: Description) -> dict[str, Any]:
+    return {
+        "reference": str(description.reference),
+        "digest": str(description.manifest.digest),
+        "kind": str(description.manifest.kind),
+        "mediaType": description.manifest.kind.media_type,
+        "platforms": list(description.platforms),
+        "size": description.size,
+    }
+
+
+def _image_row(image: ImageDescription) -> dict[str, Any]:
+    return {
+        "platform": str(image.platform) if image.platform else None,
+        "digest": str(image.manifest.digest),
+        "mediaType": image.manifest.kind.media_type,
+        "size": image.size,
+        "blobs": [
+            {"digest": str(blob.digest), "mediaType": blob.media_type, "size": blob.size}
+            for blob in image.manifest.blobs
+        ],
+    }
+
+
+def _scrub_row(report: ScrubReport) -> dict[str, Any]:
+    return {
+        "holds": report.holds,
+        "tags": report.tags,
+        "repositories": report.repositories,
+        "manifests": report.manifests,
+        "blobs": report.blobs,
+        "size": report.size,
+        "findings": [{"kind": row.kind, "path": row.path, "what": row.what} for row in report.findings],
+    }
+
+
+def _probe_row(report: ProbeReport, wanted: dict[Reference, Digest | None]) -> dict[str, Any]:
+    return {
+        "holds": report.holds,
+        "references": [str(reference) for reference in wanted],
+        "manifests": report.manifests,
+        "blobs": report.blobs,
+        "size": report.size,
+        "requests": report.requests,
+        "failures": [{"request": row.request, "what": row.what} for row in report.failures],
+    }
+
+
+def _verdict(faults: int) -> str:
+    return "all holds" if not faults else f"{faults} {'fault' if faults == 1 else 'faults'}"
+
+
+def _short(digest: Digest | None) -> str:
+    return f"sha256:{digest.hex[:12]}" if digest else "(none)"
+
+
+def _text(digest: Digest | None) -> str | None:
+    return str(digest) if digest else None

@@ -1,0 +1,218 @@
+"""The lock (``images.lock``): every tag pinned to a digest, and how it comes about."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+import yaml
+
+from seawall.digest import Digest
+from seawall.document import parse_document, read_document
+from seawall.errors import InputError
+from seawall.images import LOCK_NAME_PATTERN, ImageEntry, ImagesFile, Tag
+from seawall.media_type import BY_MEDIA_TYPE
+from seawall.reference import Location, Reference, check_repository, parse_location
+
+HEADER = '# Written by "seawall lock": review it and commit it, but edit the images file instead.\n'
+
+
+def _digest(text: object) -> Digest:
+    if isinstance(text, Digest):
+        return text
+    try:
+        return Digest.parse(str(text))
+    except InputError as error:
+        raise ValueError(error) from error
+
+
+def _manifest_media_type(text: str) -> str:
+    if text not in BY_MEDIA_TYPE:
+        raise ValueError(InputError("", f"{text[:100]!r} is not that of a manifest", "run seawall lock again"))
+    return text
+
+
+class Pin(pydantic.BaseModel):
+    """What a tag is pinned to: a descriptor as in the OCI Image Specification 1.1, descriptor.md."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_by_name=True, validate_by_alias=True
+    )
+
+    digest: Annotated[Digest, pydantic.BeforeValidator(_digest)]
+    media_type: Annotated[str, pydantic.AfterValidator(_manifest_media_type)] = pydantic.Field(alias="mediaType")
+    size: int = pydantic.Field(ge=1)
+    """Bytes."""
+
+
+class LockedImage(pydantic.BaseModel):
+    """One source and the tags that it fills a repository with."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """The repository in the tree."""
+    source: str
+    plain_http: bool = False
+    tags: dict[Tag, Pin] = pydantic.Field(min_length=1)
+
+    @pydantic.model_validator(mode="after")
+    def _is_well_formed(self) -> "LockedImage":
+        try:
+            check_repository(self.name, "name")
+            parse_location(self.source, "source")
+        except InputError as error:
+            raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
+        return self
+
+    @property
+    def location(self) -> Location:
+        """Where the images come from."""
+        return parse_location(self.source, "source")
+
+
+class Lock(pydantic.BaseModel):
+    """The whole lock."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["1"] = "1"
+    name: str = pydantic.Field(pattern=LOCK_NAME_PATTERN)
+    images: tuple[LockedImage, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _pins_each_tag_once(self) -> "Lock":
+        seen: set[Reference] = set()
+        for image in self.images:
+            for tag in image.tags:
+                reference = Reference(image.name, tag)
+                if reference in seen:
+                    raise ValueError(InputError("", f"pins {reference} twice", "run seawall lock again"))
+                seen.add(reference)
+        return self
+
+    @property
+    def pins(self) -> dict[Reference, Pin]:
+        """Every tag that the lock names, with what it is pinned to."""
+        return {Reference(image.name, tag): pin for image in self.images for tag, pin in image.tags.items()}
+
+
+def read_lock(path: Path) -> Lock:
+    """Return the lock *path*.
+
+    Raises:
+        InputError: it is malformed; the error names file, line and field.
+    """
+    return read_document(path, Lock)
+
+
+def parse_lock(content: bytes, where: str) -> Lock:
+    """Return the lock whose text is *content*; *where* names it in errors.
+
+    Raises:
+        InputError: it is malformed.
+    """
+    return parse_document(content, where, Lock)
+
+
+def lock_text(lock: Lock) -> str:
+    """Return *lock* as it is written to a file: in one order, so that a moved tag is a diff of its own lines."""
+    images = []
+    for image in sorted(lock.images, key=lambda image: (image.name, image.source)):
+        row: dict[str, object] = {"name": image.name, "source": image.source}
+        if image.plain_http:
+            row["plain_http"] = True
+        row["tags"] = {
+            tag: {"digest": str(pin.digest), "mediaType": pin.media_type, "size": pin.size}
+            for tag, pin in sorted(image.tags.items())
+        }
+        images.append(row)
+    document = {"version": 1, "name": lock.name, "images": images}
+    return HEADER + yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def write_lock(path: Path, lock: Lock) -> bool:
+    """Write *lock* to *path*, whole or not at all; return whether that changed anything.
+
+    Raises:
+        InputError: *path* cannot be written.
+    """
+    content = lock_text(lock).encode()
+    try:
+        if path.is_file() and path.read_bytes() == content:
+            return False
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise InputError(str(path), f"cannot be written ({error.strerror})", "check folder and permissions") from None
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A tag that a new lock pins otherwise than the old one."""
+
+    reference: Reference
+    old: Digest | None
+    """None for a tag that is new in the lock."""
+    new: Digest | None
+    """None for a tag that the lock names no more."""
+
+
+def kept_pins(images: ImagesFile, old: Lock | None) -> dict[Reference, Pin]:
+    """Return the pins of *old* that still stand: those of tags that *images* carries from the same source."""
+    if old is None:
+        return {}
+    sources = {Reference(image.name, tag): image.source for image in old.images for tag in image.tags}
+    pins = old.pins
+    return {
+        reference: pins[reference]
+        for entry in images.images
+        for reference in (Reference(entry.repository, tag) for tag in entry.tags)
+        if sources.get(reference) == str(entry.location)
+    }
+
+
+def make_lock(images: ImagesFile, pins: Mapping[Reference, Pin]) -> Lock:
+    """Return the lock of *images*, whose tags are all in *pins*."""
+    locked: dict[tuple[str, str], LockedImage] = {}
+    for entry in images.images:
+        image = _locked(entry, pins)
+        before = locked.get((image.name, image.source))
+        if before is not None:
+            image = image.model_copy(update={"tags": {**before.tags, **image.tags}})
+        locked[image.name, image.source] = image
+    ordered = tuple(locked[key] for key in sorted(locked))
+    return Lock(name=images.name, images=ordered)
+
+
+def _locked(entry: ImageEntry, pins: Mapping[Reference, Pin]) -> LockedImage:
+    return LockedImage(
+        name=entry.repository,
+        source=str(entry.location),
+        plain_http=entry.plain_http,
+        tags={tag: pins[Reference(entry.repository, tag)] for tag in sorted(entry.tags)},
+    )
+
+
+def moves(old: Lock | None, new: Lock) -> tuple[Move, ...]:
+    """Return what *new* pins otherwise than *old*, in order of reference."""
+    before = old.pins if old else {}
+    after = new.pins
+    return tuple(
+        Move(reference, before[reference].digest if reference in before else None, digest)
+        for reference in sorted({*before, *after}, key=str)
+        if (digest := after[reference].digest if reference in after else None)
+        != (before[reference].digest if reference in before else None)
+    )

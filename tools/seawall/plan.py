@@ -1,0 +1,156 @@
+"""The plan of a sync: pure values in, pure values out, so that a dry run shows what a real run does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from seawall.digest import Digest
+from seawall.lock import Lock, LockedImage
+from seawall.manifest import Descriptor, Manifest
+from seawall.reference import Reference
+from seawall.release import Release, TagMove
+from seawall.tree import StoredManifest
+
+
+@dataclass(frozen=True, slots=True)
+class TreeState:
+    """What a plan needs to know of a tree; only of what the lock and its forerunners name."""
+
+    tags: Mapping[Reference, Digest]
+    """Tags and what they point at now; a missing tag is not in it."""
+    linked_manifests: frozenset[tuple[str, Digest]]
+    """(repository, digest) of manifests that a repository serves already, with all that they need."""
+    linked_blobs: frozenset[tuple[str, Digest]]
+    stored_blobs: frozenset[Digest]
+    stored_manifests: frozenset[Digest]
+    applied: Mapping[str, Lock]
+    """Each lock by its name, as it was last applied."""
+    pending: Release | None = None
+    """A release that an interrupted run left half done."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFetch:
+    """A blob that the tree lacks, and the image whose source has it."""
+
+    blob: Descriptor
+    image: LockedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What one repository is to serve that it does not yet, by digest."""
+
+    repository: str
+    blobs: tuple[Digest, ...]
+    manifests: tuple[StoredManifest, ...]
+    """In the order in which they have to appear: what an index lists comes before the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sync does, in this order: fetches, manifests, links, tag lists, moves, the applied lock."""
+
+    lock: Lock
+    fetches: tuple[BlobFetch, ...]
+    """Largest first, so that the last ones to end are small."""
+    manifests: tuple[Manifest, ...]
+    links: tuple[Links, ...]
+    moves: tuple[TagMove, ...]
+    targets: Mapping[Digest, StoredManifest]
+    """Where the manifests lie that the moves point tags at."""
+    listed: tuple[str, ...]
+    """Repositories whose tag list is to be written anew."""
+    applies: bool
+    """True where the lock differs from the one of this name that was last applied."""
+    pending: Release | None
+
+    @property
+    def is_empty(self) -> bool:
+        """True where the tree serves what the lock says, and knows that it does."""
+        return not (self.fetches or self.manifests or self.links or self.moves or self.applies or self.pending)
+
+    @property
+    def fetch_bytes(self) -> int:
+        """How many bytes of blobs are to be fetched."""
+        return sum(fetch.blob.size for fetch in self.fetches)
+
+
+def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]) -> Plan:
+    """Return what makes a tree in *state* serve what *lock* says.
+
+    Args:
+        lock: the lock to apply.
+        state: what the tree holds now.
+        manifests: every manifest below the locked digests that its repository does not serve yet.
+    """
+    links: dict[str, tuple[dict[Digest, None], dict[Digest, StoredManifest]]] = {}
+    fetches: dict[Digest, BlobFetch] = {}
+    for image in lock.images:
+        blobs, linked = links.setdefault(image.name, ({}, {}))
+        for pin in image.tags.values():
+            for manifest in _unlinked(pin.digest, image.name, state, manifests):
+                linked.setdefault(manifest.digest, StoredManifest(manifest.digest, manifest.kind))
+                for blob in manifest.blobs:
+                    if (image.name, blob.digest) not in state.linked_blobs:
+                        blobs.setdefault(blob.digest)
+                    if blob.digest not in state.stored_blobs:
+                        fetches.setdefault(blob.digest, BlobFetch(blob, image))
+    moves = _tag_moves(lock, state)
+    pending = {move.repository for move in state.pending.moves} if state.pending else set()
+    stored = {digest: stored for _, linked in links.values() for digest, stored in linked.items()}
+    return Plan(
+        lock=lock,
+        fetches=tuple(sorted(fetches.values(), key=lambda fetch: (-fetch.blob.size, fetch.blob.digest))),
+        manifests=tuple(manifests[digest] for digest in stored if digest not in state.stored_manifests),
+        links=tuple(
+            Links(repository, tuple(blobs), tuple(linked.values()))
+            for repository, (blobs, linked) in sorted(links.items())
+            if blobs or linked
+        ),
+        moves=moves,
+        targets=stored,
+        listed=tuple(sorted({move.repository for move in moves} | pending)),
+        applies=state.applied.get(lock.name) != lock,
+        pending=state.pending,
+    )
+
+
+def _unlinked(
+    digest: Digest, repository: str, state: TreeState, manifests: Mapping[Digest, Manifest]
+) -> list[Manifest]:
+    """Return the manifests at and below *digest* that *repository* lacks, each after those that it lists."""
+    order: dict[Digest, Manifest] = {}
+
+    def visit(at: Digest) -> None:
+        if at in order or (repository, at) in state.linked_manifests:
+            return
+        for child in manifests[at].children:
+            visit(child.digest)
+        order[at] = manifests[at]
+
+    visit(digest)
+    return list(order.values())
+
+
+def _tag_moves(lock: Lock, state: TreeState) -> tuple[TagMove, ...]:
+    wanted = {reference: pin.digest for reference, pin in lock.pins.items()}
+    moves = [
+        TagMove(reference.repository, str(reference.tag), state.tags.get(reference), digest)
+        for reference, digest in wanted.items()
+        if state.tags.get(reference) != digest
+    ]
+    others = {reference for name, other in state.applied.items() if name != lock.name for reference in other.pins}
+    for reference, digest in _put_by(lock.name, state).items():
+        # What another lock names too, or a person has moved since, is no longer this lock's to withdraw.
+        if reference not in wanted and reference not in others and state.tags.get(reference) == digest:
+            moves.append(TagMove(reference.repository, str(reference.tag), digest, None))
+    return tuple(sorted(moves, key=lambda move: str(move.reference)))
+
+
+def _put_by(name: str, state: TreeState) -> dict[Reference, Digest]:
+    """Return the tags that the lock *name* put into the tree, with what it pointed them at."""
+    applied = state.applied.get(name)
+    put = {reference: pin.digest for reference, pin in applied.pins.items()} if applied else {}
+    if state.pending and state.pending.lock == name:
+        put |= {move.reference: move.after for move in state.pending.moves if move.after}
+    return put

@@ -1,0 +1,155 @@
+"""Repositories, tags and references, and where images come from.
+
+The grammar is that of the OCI Distribution Specification 1.1 ("Pulling manifests"); sources are
+spelled as in containers-transports(5).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from seawall.digest import Digest
+from seawall.errors import InputError
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+    r"|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?"
+)
+_RESERVED = frozenset({"blobs", "manifests", "referrers", "tags"})
+_REPOSITORY_MAX = 255
+
+DOCKER_HUB = "docker.io"
+
+
+def check_repository(text: str, where: str) -> str:
+    """Return *text* if it names a repository that a tree can hold.
+
+    Raises:
+        InputError: it does not follow the specification's grammar, is longer than 255 characters, or
+            has a path component that the tree itself uses (``blobs``, ``manifests``, ``referrers``, ``tags``).
+    """
+    if _REPOSITORY.fullmatch(text) is None or len(text) > _REPOSITORY_MAX:
+        raise InputError(
+            where,
+            f"{text[:300]!r} is not a repository name",
+            "use lower-case letters, digits and single . _ - between them, components separated by /, "
+            f"at most {_REPOSITORY_MAX} characters",
+        )
+    reserved = _RESERVED.intersection(text.split("/"))
+    if reserved:
+        raise InputError(
+            where,
+            f"repository {text!r} has the component {min(reserved)!r}, which the tree uses itself",
+            "give the image another name",
+        )
+    return text
+
+
+def check_tag(text: str, where: str) -> str:
+    """Return *text* if it is a tag.
+
+    Raises:
+        InputError: it does not follow the specification's grammar.
+    """
+    if _TAG.fullmatch(text) is None:
+        raise InputError(
+            where,
+            f"{text[:200]!r} is not a tag",
+            "use a letter, digit or _ first, then those, . or -, at most 128 characters",
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """An image in a tree: a repository, and a tag or a digest."""
+
+    repository: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Reference":
+        """Return the reference that ``REPO:TAG`` or ``REPO@sha256:...`` spells.
+
+        Raises:
+            InputError: it names neither a tag nor a digest, or is malformed.
+        """
+        repository, at, digest = text.partition("@")
+        if at:
+            return cls(check_repository(repository, text), digest=Digest.parse(digest, text))
+        repository, colon, tag = text.rpartition(":")
+        if not colon:
+            raise InputError(text, "names no tag and no digest", "write REPO:TAG or REPO@sha256:...")
+        return cls(check_repository(repository, text), tag=check_tag(tag, text))
+
+    @property
+    def target(self) -> str:
+        """What stands behind ``/manifests/`` in a URL or a path: the tag or the digest."""
+        return self.tag if self.tag is not None else str(self.digest)
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}" if self.tag is not None else f"{self.repository}@{self.digest}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RegistryLocation:
+    """``docker://HOST/REPOSITORY``: a repository of a registry that speaks the distribution API."""
+
+    host: str
+    """Host, and port if one is given: ``docker.io``, ``registry.example:5000``, ``[::1]:5000``."""
+    repository: str
+
+    def __str__(self) -> str:
+        return f"docker://{self.host}/{self.repository}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LayoutLocation:
+    """``oci:DIR``: a directory in the OCI image layout."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"oci:{self.path}"
+
+
+Location = RegistryLocation | LayoutLocation
+
+
+def parse_location(text: str, where: str) -> Location:
+    """Return the source that *text* spells, without a tag: tags are listed beside it.
+
+    A name without a host is Docker Hub's, and one without a namespace is in ``library``, as
+    containers-transports(5) has it: ``docker://alpine`` is ``docker://docker.io/library/alpine``.
+
+    Raises:
+        InputError: the transport is not known, or what follows it is malformed.
+    """
+    transport, colon, rest = text.partition(":")
+    if transport == "docker" and rest.startswith("//"):
+        return _parse_registry(rest[2:], text, where)
+    if transport == "oci" and rest:
+        return LayoutLocation(Path(rest))
+    what = f"{text!r} names no image source" if colon else f"{text!r} has no transport"
+    raise InputError(where, what, "write docker://HOST/REPOSITORY or oci:DIR")
+
+
+def _parse_registry(name: str, text: str, where: str) -> RegistryLocation:
+    host, slash, repository = name.partition("/")
+    if not slash or not (set(host) & {".", ":"} or host == "localhost" or host != host.lower()):
+        host, repository = DOCKER_HUB, name
+    if host in (DOCKER_HUB, "index.docker.io") and "/" not in repository:
+        host, repository = DOCKER_HUB, f"library/{repository}"
+    if _HOST.fullmatch(host) is None:
+        raise InputError(where, f"{host!r} in {text!r} is not a host", "write docker://HOST[:PORT]/REPOSITORY")
+    if "@" in repository or ":" in repository:
+        raise InputError(where, f"{text!r} has a tag or digest", "list the tags under 'tags'")
+    if _REPOSITORY.fullmatch(repository) is None:
+        raise InputError(
+            where, f"{repository!r} in {text!r} is not a repository name", "write docker://HOST[:PORT]/REPOSITORY"
+        )
+    return RegistryLocation(host, repository)

@@ -1,0 +1,291 @@
+"""Scrub: read a whole tree again and say what is not as the tree promises."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from seawall.digest import Digest
+from seawall.errors import InputError, SeawallError, SourceError, TreeError
+from seawall.manifest import Manifest, parse_manifest
+from seawall.progress import Progress
+from seawall.reference import check_repository, check_tag
+from seawall.release import parse_release
+from seawall.tree import (
+    BLOBS,
+    CONTENT,
+    LOCKS,
+    MANIFESTS,
+    PENDING,
+    RELEASES,
+    TOP_LEVEL,
+    V2,
+    StoredManifest,
+    Tree,
+    parse_manifest_name,
+    relative_target,
+)
+
+_PIECE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """Something in a tree that is not as the tree promises."""
+
+    kind: str
+    """``wrong bytes``, ``missing``, ``dangling``, ``foreign``, ``unnamed`` or ``stale``."""
+    path: str
+    """Relative to the tree."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubReport:
+    """What a scrub read and found."""
+
+    findings: tuple[Finding, ...]
+    blobs: int
+    manifests: int
+    repositories: int
+    tags: int
+    size: int
+    """Bytes of content that were hashed."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the tree is all that it promises."""
+        return not self.findings
+
+
+def scrub(tree: Tree, progress: Progress, jobs: int) -> ScrubReport:
+    """Hash every content file of *tree* and follow every link.
+
+    A sync may run meanwhile; what it adds is not held against the tree.
+
+    Raises:
+        TreeError: the disk refuses to answer.
+    """
+    blobs, manifests, findings = _content(tree)
+    progress.expect(sum(size for _, size in blobs), f"{len(blobs)} blobs")
+
+    def check_blob(item: tuple[Digest, int]) -> Finding | None:
+        path = tree.blob_path(item[0])
+        found = _hash(path, progress.advance)
+        if found == item[0].hex:
+            return None
+        return Finding("wrong bytes", _relative(tree, path), f"hashes to sha256:{found}")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        findings += [finding for finding in pool.map(check_blob, blobs) if finding]
+    read: dict[Digest, Manifest] = {}
+    for stored in manifests:
+        path = tree.manifest_path(stored)
+        content = tree.read(path)
+        try:
+            manifest = parse_manifest(content, str(path), stored.kind.media_type)
+        except SourceError as error:
+            findings.append(Finding("wrong bytes", _relative(tree, path), error.what))
+            continue
+        if manifest.digest != stored.digest:
+            findings.append(Finding("wrong bytes", _relative(tree, path), f"hashes to {manifest.digest}"))
+        elif manifest.kind != stored.kind:
+            findings.append(Finding("wrong bytes", _relative(tree, path), f"is of kind {manifest.kind}"))
+        else:
+            read[stored.digest] = manifest
+    sizes = dict(blobs)
+    tags = 0
+    repositories = list(tree.repositories())
+    for repository in repositories:
+        count, more = _repository(tree, repository, read, sizes)
+        tags += count
+        findings += more
+    findings += chain(_record(tree), _foreign_in_v2(tree, set(repositories)))
+    size = sum(sizes.values()) + sum(len(manifest.content) for manifest in read.values())
+    return ScrubReport(tuple(sorted(set(findings))), len(blobs), len(manifests), len(repositories), tags, size)
+
+
+def _content(tree: Tree) -> tuple[list[tuple[Digest, int]], list[StoredManifest], list[Finding]]:
+    """Return what lies under ``content/``: blobs with their sizes, manifests, and what does not belong there."""
+    findings: list[Finding] = [
+        Finding("foreign", name, "is not part of a tree")
+        for name in os.listdir(tree.root)  # noqa: PTH208 - names, not paths
+        if name not in TOP_LEVEL | {"lost+found"}
+    ]
+    blobs: list[tuple[Digest, int]] = []
+    manifests: list[StoredManifest] = []
+    for path in _files(tree.root / CONTENT):
+        relative = path.relative_to(tree.root)
+        shard = str(relative.parent.parent)
+        blob = _blob_name(path.name) if shard == BLOBS else None
+        manifest = parse_manifest_name(path.name) if shard == MANIFESTS else None
+        if path.is_symlink() or path.parent.name != path.name[:2] or not (blob or manifest):
+            findings.append(Finding("foreign", str(relative), "is not part of a tree"))
+        elif blob:
+            blobs.append((blob, path.stat().st_size))
+        elif manifest:
+            manifests.append(manifest)
+    return blobs, manifests, findings
+
+
+def _repository(
+    tree: Tree, repository: str, manifests: dict[Digest, Manifest], sizes: dict[Digest, int]
+) -> tuple[int, list[Finding]]:
+    """Check one repository; return how many tags it has, and what is wrong."""
+    findings: list[Finding] = []
+    folder = tree.repository_path(repository)
+    named: set[Digest] = set()
+    tags: list[str] = []
+    for link in sorted((folder / "manifests").iterdir()):
+        stored, finding = _manifest_link(tree, link, repository)
+        if finding:
+            findings.append(finding)
+        if stored is None:
+            continue
+        if ":" not in link.name:
+            tags.append(link.name)
+            if tree.linked_manifest(repository, str(stored.digest)) is None:
+                findings.append(
+                    Finding("missing", _relative(tree, link), f"{stored.digest} is not served by its digest")
+                )
+        manifest = manifests.get(stored.digest)
+        if manifest is not None:
+            named |= {blob.digest for blob in manifest.blobs}
+            findings += _needs(tree, repository, link, manifest, sizes)
+    findings += _blob_links(tree, repository, named)
+    listed = tree.tag_list_path(repository)
+    if tags and not listed.is_file():
+        findings.append(Finding("missing", _relative(tree, listed), "there are tags, but no list of them"))
+    elif listed.is_file() and not _lists(tree.read(listed), tags):
+        findings.append(Finding("stale", _relative(tree, listed), "does not list the tags that there are"))
+    return len(tags), findings
+
+
+def _manifest_link(tree: Tree, link: Path, repository: str) -> tuple[StoredManifest | None, Finding | None]:
+    relative = _relative(tree, link)
+    if not link.is_symlink():
+        return None, Finding("foreign", relative, "is not a link")
+    stored = parse_manifest_name(link.readlink().name)
+    if stored is None or Path(relative_target(link, tree.manifest_path(stored))) != link.readlink():
+        return None, Finding("foreign", relative, f"points at {link.readlink()}")
+    try:
+        is_tag = ":" not in link.name
+        right = bool(check_tag(link.name, repository)) if is_tag else Digest.parse(link.name) == stored.digest
+    except InputError:
+        right = False
+    if not right:
+        return None, Finding("foreign", relative, f"points at {stored.digest}")
+    if not link.exists():
+        return stored, Finding("dangling", relative, f"points at {stored.digest}, which is missing")
+    return stored, None
+
+
+def _needs(tree: Tree, repository: str, link: Path, manifest: Manifest, sizes: dict[Digest, int]) -> Iterator[Finding]:
+    """Yield what *manifest* needs and *repository* does not serve."""
+    if ":" not in link.name:
+        return
+    relative = _relative(tree, link)
+    for child in manifest.children:
+        if tree.linked_manifest(repository, str(child.digest)) is None:
+            yield Finding("missing", relative, f"names the manifest {child.digest}, which {repository} does not serve")
+    for blob in manifest.blobs:
+        if not tree.links_blob(repository, blob.digest):
+            yield Finding("missing", relative, f"names the blob {blob.digest}, which {repository} does not serve")
+        elif sizes.get(blob.digest, blob.size) != blob.size:
+            yield Finding("wrong bytes", relative, f"gives {blob.digest} another size than it has")
+
+
+def _blob_links(tree: Tree, repository: str, named: set[Digest]) -> Iterator[Finding]:
+    folder = tree.repository_path(repository) / "blobs"
+    for link in sorted(folder.iterdir()) if folder.is_dir() else ():
+        relative = _relative(tree, link)
+        digest = _blob_name(link.name.removeprefix("sha256:")) if link.name.startswith("sha256:") else None
+        if digest is None or not link.is_symlink():
+            yield Finding("foreign", relative, "is not part of a tree")
+        elif link.readlink() != Path(relative_target(link, tree.blob_path(digest))):
+            yield Finding("foreign", relative, f"points at {link.readlink()}")
+        elif not link.exists():
+            yield Finding("dangling", relative, "its blob is missing")
+        elif digest not in named:
+            yield Finding("unnamed", relative, f"no manifest of {repository} names it")
+
+
+def _record(tree: Tree) -> Iterator[Finding]:
+    """Yield what is wrong with locks and releases."""
+    for path in _files(tree.root / RELEASES):
+        relative = _relative(tree, path)
+        if path.name == PENDING:
+            continue  # A run that is under way, or was interrupted: the next one finishes it.
+        try:
+            release = parse_release(tree.read(path).decode(errors="replace"), str(path))
+            if path.name != f"{release.number}.json":
+                yield Finding("foreign", relative, f"records release {release.number}")
+        except TreeError as error:
+            yield Finding("foreign", relative, error.what)
+    try:
+        tree.applied_locks()
+    except SeawallError as error:
+        yield Finding("wrong bytes", LOCKS, error.what)
+
+
+def _foreign_in_v2(tree: Tree, repositories: set[str]) -> Iterator[Finding]:
+    """Yield files below ``v2/`` that are in no repository's place for files."""
+    for path in _files(tree.root / V2):
+        relative = path.relative_to(tree.root / V2)
+        for folder, name in (("manifests", None), ("blobs", None), ("tags", "list")):
+            repository = str(relative.parent.parent)
+            if relative.parent.name == folder and name in (None, relative.name) and repository in repositories:
+                break
+        else:
+            yield Finding("foreign", f"{V2}/{relative}", "is not part of a tree")
+    for repository in repositories:
+        try:
+            check_repository(repository, V2)
+        except InputError as error:
+            yield Finding("foreign", f"{V2}/{repository}", error.what)
+
+
+def _lists(content: bytes, tags: list[str]) -> bool:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(document, dict) and document.get("tags") == sorted(tags)
+
+
+def _files(top: Path) -> Iterator[Path]:
+    """Yield everything below *top* that is not a folder; links are not followed."""
+    for folder, names, files in os.walk(top):
+        names.sort()
+        for name in sorted(files):
+            yield Path(folder) / name
+        for name in names:
+            if (Path(folder) / name).is_symlink():
+                yield Path(folder) / name
+
+
+def _blob_name(name: str) -> Digest | None:
+    try:
+        return Digest.parse(f"sha256:{name}")
+    except InputError:
+        return None
+
+
+def _hash(path: Path, advance: Callable[[int], None]) -> str:
+    hasher = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                hasher.update(piece)
+                advance(len(piece))
+    except OSError as error:
+        raise TreeError(str(path), f"cannot be read ({error.strerror})", "check the disk") from None
+    return hasher.hexdigest()
+
+
+def _relative(tree: Tree, path: Path) -> str:
+    return str(path.relative_to(tree.root))

@@ -1,0 +1,36 @@
+"""What every source of images can do."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from seawall.digest import Digest
+from seawall.manifest import Descriptor
+
+
+class Source(Protocol):
+    """One repository that images come from.
+
+    A source hands out what it has; whoever asked checks it against its digest. All methods may be
+    called from several threads.
+
+    Errors of all methods: :class:`~seawall.errors.SourceError` where it lacks or misrepresents something,
+    :class:`~seawall.errors.TransientError` where trying again may help, and
+    :class:`~seawall.errors.CredentialsError` where it refuses access.
+    """
+
+    def resolve(self, tag: str) -> Descriptor:
+        """Return media type, digest and size of the manifest that *tag* names now."""
+        ...
+
+    def manifest(self, digest: Digest) -> tuple[bytes, str]:
+        """Return the bytes of the manifest *digest* (at most 4 MiB) and the media type it came with, or ``""``."""
+        ...
+
+    def blob(self, blob: Descriptor) -> Iterator[bytes]:
+        """Yield the bytes of *blob* in order, in pieces of at most 1 MiB; never many more than its size."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """How many requests this source has been asked over the network so far."""
+        ...

@@ -1,0 +1,65 @@
+"""The sources of one run, each opened when it is first asked for and shared from then on."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from seawall.credentials import Credentials
+from seawall.images import absolute
+from seawall.layout import LayoutSource
+from seawall.reference import LayoutLocation, Location
+from seawall.registry import RegistrySource
+from seawall.source import Source
+
+
+class HasSource(Protocol):
+    """An entry of an images file or of a lock."""
+
+    @property
+    def location(self) -> Location:
+        """Where its images come from."""
+        ...
+
+    @property
+    def plain_http(self) -> bool:
+        """Whether to talk HTTP to it."""
+        ...
+
+
+OpenSource = Callable[[Location, bool], Source]
+
+
+class Sources:
+    """The sources of one run.
+
+    Args:
+        base: the folder that relative paths are taken from: that of the images file or the lock.
+        open_source: opens a source, given its location and whether to talk HTTP.
+    """
+
+    def __init__(self, base: Path, open_source: OpenSource) -> None:
+        self._base = base
+        self._open = open_source
+        self._sources: dict[tuple[Location, bool], Source] = {}
+        self._mutex = threading.Lock()
+
+    def of(self, entry: HasSource) -> Source:
+        """Return the source of *entry*; may be called from several threads."""
+        key = (absolute(entry.location, self._base), entry.plain_http)
+        with self._mutex:
+            if key not in self._sources:
+                self._sources[key] = self._open(*key)
+            return self._sources[key]
+
+    @property
+    def requests(self) -> int:
+        """How many requests all of them have been asked so far."""
+        return sum(source.requests for source in self._sources.values())
+
+
+def open_location(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
+    """Open the source at *location*, with the credentials that Docker keeps for it."""
+    if isinstance(location, LayoutLocation):
+        return LayoutSource(location)
+    return RegistrySource(location, plain_http=plain_http, credentials=Credentials.load())

@@ -1,0 +1,279 @@
+"""Sync: make a tree serve what a lock says. Reads first, then plans, then writes."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from seawall.digest import Digest
+from seawall.errors import SourceError, TransientError
+from seawall.lock import Lock, LockedImage, lock_text
+from seawall.manifest import Descriptor, Manifest, parse_manifest
+from seawall.plan import BlobFetch, Plan, TreeState, make_plan
+from seawall.progress import Progress
+from seawall.release import Release, TagMove
+from seawall.source import Source
+from seawall.sources import Sources
+from seawall.tree import Tree
+from seawall.writer import TreeWriter
+
+DEFAULT_JOBS = 6
+"""Blobs that are fetched at a time: enough to fill a line that is shared among connections."""
+
+_TRIES = 3
+_INDEX_DEPTH = 4
+"""How deep an index may list indexes; the deepest seen in the field is 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a sync did, or with a dry run would do."""
+
+    plan: Plan
+    release: int | None
+    """The number of the release that was made; None where no tag moved, or for a dry run."""
+    requests: int
+    """Requests that the sources were asked over the network."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether there was anything to do."""
+        return not self.plan.is_empty
+
+
+def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS) -> Plan:
+    """Return the plan that makes *tree* serve what *lock* says, having read what it depends on.
+
+    Asks the sources for no more than the manifests that the tree has not.
+
+    Raises:
+        SeawallError: a source or the tree does not answer, or not truthfully.
+    """
+    applied = tree.applied_locks()
+    pending = tree.pending_release()
+    named = {*lock.pins, *(applied[lock.name].pins if lock.name in applied else ())}
+    named |= {move.reference for move in pending.moves} if pending else set()
+    tags = {
+        reference: stored.digest
+        for reference in named
+        if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
+    }
+    manifests = _missing_manifests(lock, tree, sources, jobs)
+    state = TreeState(
+        tags=tags,
+        applied=applied,
+        pending=pending,
+        linked_manifests=frozenset(_linked_manifests(lock, tree, manifests)),
+        linked_blobs=frozenset(
+            (image.name, blob.digest)
+            for image in lock.images
+            for manifest in manifests.values()
+            for blob in manifest.blobs
+            if tree.links_blob(image.name, blob.digest)
+        ),
+        stored_blobs=frozenset(
+            blob.digest
+            for manifest in manifests.values()
+            for blob in manifest.blobs
+            if tree.blob_size(blob.digest) == blob.size
+        ),
+        stored_manifests=frozenset(digest for digest in manifests if tree.stored_manifest(digest)),
+    )
+    return make_plan(lock, state, manifests)
+
+
+def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, jobs: int = DEFAULT_JOBS) -> int | None:
+    """Do what *plan* says, content first and pointers last; return the number of the release, if tags moved.
+
+    Killed at any moment, it leaves a tree that serves all that it served before; the next run finishes.
+
+    Raises:
+        SeawallError: a source or the tree fails; no tag has moved then unless the tree itself failed meanwhile.
+    """
+    if plan.fetches:
+        writer.require_space(plan.fetch_bytes)
+        _fetch_blobs(plan.fetches, writer, sources, progress, jobs)
+    for manifest in plan.manifests:
+        writer.add_manifest(manifest)
+    writer.settle()
+    for links in plan.links:
+        for digest in links.blobs:
+            writer.link_blob(links.repository, digest)
+        writer.settle()
+        for stored in links.manifests:
+            writer.link_manifest(links.repository, str(stored.digest), stored)
+    writer.settle()
+    return _release(plan, writer, progress)
+
+
+def _release(plan: Plan, writer: TreeWriter, progress: Progress) -> int | None:
+    tree = writer.tree
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    release = Release(tree.last_release() + 1, now, plan.lock.name, plan.moves).over(plan.pending)
+    release = _as_found(release, plan, tree)
+    if release.moves:
+        writer.begin_release(release)
+    for repository in plan.listed:
+        tags = set(tree.targets(repository)[0])
+        tags |= {move.tag for move in plan.moves if move.repository == repository and move.after}
+        tags -= {move.tag for move in plan.moves if move.repository == repository and not move.after}
+        writer.write_tag_list(repository, tags)
+    writer.settle()
+    for move in plan.moves:
+        _move_tag(move, plan, writer)
+        progress.say(f"{move.reference} {_story(move)}")
+    writer.settle()
+    if plan.applies:
+        writer.write_applied_lock(plan.lock.name, lock_text(plan.lock))
+    if release.moves:
+        writer.end_release(release)
+        return release.number
+    if plan.pending:
+        writer.drop_pending()
+    writer.settle()
+    return None
+
+
+def _as_found(release: Release, plan: Plan, tree: Tree) -> Release:
+    """Return *release* with the moves of an interrupted one as they really are: some had been made, some not."""
+    planned = {move.reference for move in plan.moves}
+    moves = []
+    for move in release.moves:
+        if move.reference not in planned:
+            stored = tree.linked_manifest(move.repository, move.tag)
+            after = stored.digest if stored else None
+            if after == move.before:
+                continue
+            moves.append(TagMove(move.repository, move.tag, move.before, after))
+        else:
+            moves.append(move)
+    return Release(release.number, release.time, release.lock, tuple(moves))
+
+
+def _move_tag(move: TagMove, plan: Plan, writer: TreeWriter) -> None:
+    if move.after is None:
+        writer.remove_tag(move.repository, move.tag)
+        return
+    stored = plan.targets.get(move.after) or writer.tree.linked_manifest(move.repository, str(move.after))
+    if stored is None:
+        raise AssertionError(f"{move.reference} moves to {move.after}, which {move.repository} does not serve")
+    writer.link_manifest(move.repository, move.tag, stored)
+
+
+def _story(move: TagMove) -> str:
+    if move.after is None:
+        return f"withdrawn (was {move.before})"
+    return f"-> {move.after}" + (f" (was {move.before})" if move.before else "")
+
+
+def _fetch_blobs(
+    fetches: Iterable[BlobFetch], writer: TreeWriter, sources: Sources, progress: Progress, jobs: int
+) -> None:
+    """Fetch several blobs at a time; the first failure stops the others and is raised."""
+    fetches = tuple(fetches)
+    progress.expect(sum(fetch.blob.size for fetch in fetches), f"{len(fetches)} blobs")
+    stop = threading.Event()
+
+    def fetch_one(fetch: BlobFetch) -> None:
+        where = f"{fetch.image.source} blob {fetch.blob.digest}"
+        _persist(where, lambda: _copy(fetch, writer, sources.of(fetch.image), progress, stop), stop)
+
+    with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
+        futures = [pool.submit(fetch_one, fetch) for fetch in fetches]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _copy(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progress, stop: threading.Event) -> None:
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        progress.advance(size)
+
+    try:
+        writer.add_blob(fetch.blob, _until(stop, source.blob(fetch.blob)), advance)
+    except BaseException:
+        progress.advance(-done)
+        raise
+
+
+def _until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        if stop.is_set():
+            raise TransientError("fetch", "was stopped", "run again")
+        yield piece
+
+
+def _persist(where: str, attempt: Callable[[], None], stop: threading.Event) -> None:
+    """Try *attempt* again after a failure that may pass; name *where* in the error that remains."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            attempt()
+        except TransientError as error:
+            if not tries_left or stop.is_set():
+                raise SourceError(where, f"{error.what} ({_TRIES} tries)", "run again when it answers") from None
+            # Jitter, so that many clients cut off at once do not come back at once.
+            time.sleep(random.uniform(0.2, 1.0) * (_TRIES - tries_left))  # noqa: S311
+        except SourceError as error:
+            raise SourceError(where, error.what, error.todo) from None
+        else:
+            return
+
+
+def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> dict[Digest, Manifest]:
+    """Return every manifest at and below the locked digests that a repository does not serve yet."""
+    found: dict[Digest, Manifest] = {}
+    wanted: dict[Digest, tuple[LockedImage, Descriptor]] = {
+        pin.digest: (image, Descriptor(pin.media_type, pin.digest, pin.size))
+        for image in lock.images
+        for pin in image.tags.values()
+        if tree.linked_manifest(image.name, str(pin.digest)) is None
+    }
+    with ThreadPoolExecutor(jobs, thread_name_prefix="manifest") as pool:
+        for _ in range(_INDEX_DEPTH):
+            read = pool.map(lambda item: _manifest(item[1], item[0], tree, sources), wanted.values())
+            images = [image for image, _ in wanted.values()]
+            wanted = {}
+            for image, manifest in zip(images, read, strict=True):
+                found[manifest.digest] = manifest
+                wanted |= {child.digest: (image, child) for child in manifest.children if child.digest not in found}
+            if not wanted:
+                return found
+    image, child = next(iter(wanted.values()))
+    raise SourceError(
+        f"{image.source}@{child.digest}", f"is an index more than {_INDEX_DEPTH} deep", "pin what it lists instead"
+    )
+
+
+def _manifest(wanted: Descriptor, image: LockedImage, tree: Tree, sources: Sources) -> Manifest:
+    where = f"{image.source}@{wanted.digest}"
+    stored = tree.stored_manifest(wanted.digest)
+    if stored is not None:
+        manifest = tree.read_manifest(stored)
+    else:
+        content, media_type = sources.of(image).manifest(wanted.digest)
+        manifest = parse_manifest(content, where, media_type or wanted.media_type)
+    if manifest.digest != wanted.digest:
+        raise SourceError(where, f"source sent another manifest ({manifest.digest})", "do not trust this source")
+    if len(manifest.content) != wanted.size:
+        raise SourceError(
+            where, f"has {len(manifest.content)} bytes, but is said to have {wanted.size}", "run seawall lock again"
+        )
+    return manifest
+
+
+def _linked_manifests(lock: Lock, tree: Tree, manifests: Mapping[Digest, Manifest]) -> Iterator[tuple[str, Digest]]:
+    for image in lock.images:
+        for digest in {*manifests, *(pin.digest for pin in image.tags.values())}:
+            if tree.linked_manifest(image.name, str(digest)) is not None:
+                yield image.name, digest

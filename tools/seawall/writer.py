@@ -1,0 +1,268 @@
+"""The one writer of a tree: each write lands whole or not at all, in an order that readers can trust."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from seawall.digest import Digest
+from seawall.errors import SourceError, TransientError, TreeError, TreeHeldError
+from seawall.manifest import Descriptor, Manifest
+from seawall.release import Release, release_text
+from seawall.tree import (
+    CONTENT,
+    HELD,
+    INCOMING,
+    LOCKS,
+    PENDING,
+    RELEASES,
+    V2,
+    StoredManifest,
+    Tree,
+    relative_target,
+)
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class TreeWriter:
+    """Writes a tree that it alone holds; made by :func:`hold`.
+
+    Every file is written in ``.incoming/``, on the same file system, hashed as it streams, fsynced and then
+    renamed to its place; :meth:`settle` fsyncs the folders that changed. ``add_blob`` may be called from
+    several threads, the rest from one.
+
+    Errors of all methods: :class:`~seawall.errors.TreeError` where the disk refuses.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._incoming = tree.root / INCOMING
+        self._changed: set[Path] = set()
+        self._mutex = threading.Lock()
+
+    def add_blob(self, blob: Descriptor, pieces: Iterable[bytes], advance: Callable[[int], None]) -> None:
+        """Store *blob*, whose bytes are *pieces*; *advance* hears of every so many bytes written.
+
+        Raises:
+            SourceError: the bytes are not those that the digest names, or are too many.
+            TransientError: they end early.
+        """
+        path = self.tree.blob_path(blob.digest)
+        hasher = hashlib.sha256()
+        size = 0
+        with self._new_file(path, blob.digest) as file:
+            for piece in pieces:
+                size += len(piece)
+                if size > blob.size:
+                    raise SourceError(str(blob.digest), f"source sends more than {blob.size} bytes", _DISTRUST)
+                hasher.update(piece)
+                _write_all(file, piece)
+                advance(len(piece))
+            if size < blob.size:
+                raise TransientError(str(blob.digest), f"source sent {size} of {blob.size} bytes", "try again")
+            if hasher.hexdigest() != blob.digest.hex:
+                raise SourceError(str(blob.digest), f"source sent other bytes (sha256:{hasher.hexdigest()})", _DISTRUST)
+
+    def add_manifest(self, manifest: Manifest) -> None:
+        """Store *manifest* under ``content/``; one that is there already stays as it is."""
+        path = self.tree.manifest_path(StoredManifest(manifest.digest, manifest.kind))
+        if not path.exists():
+            with self._new_file(path, manifest.digest) as file:
+                _write_all(file, manifest.content)
+
+    def link_blob(self, repository: str, digest: Digest) -> None:
+        """Let *repository* serve the blob *digest*."""
+        self._link(self.tree.blob_link(repository, digest), self.tree.blob_path(digest))
+
+    def link_manifest(self, repository: str, target: str, manifest: StoredManifest) -> None:
+        """Let *repository* serve *manifest* as *target*: its own digest, or a tag, which moves by one rename."""
+        self._link(self.tree.manifest_link(repository, target), self.tree.manifest_path(manifest))
+
+    def remove_tag(self, repository: str, tag: str) -> None:
+        """Take *tag* away from *repository*; what it pointed at stays, by digest."""
+        link = self.tree.manifest_link(repository, tag)
+        with _disk(link):
+            link.unlink(missing_ok=True)
+            self._note(link.parent)
+
+    def write_tag_list(self, repository: str, tags: Iterable[str]) -> None:
+        """Write the tag list of *repository* (OCI Distribution Specification 1.1, "Listing tags")."""
+        document = {"name": repository, "tags": sorted(tags)}
+        self._write(self.tree.tag_list_path(repository), json.dumps(document, separators=(",", ":")))
+
+    def write_applied_lock(self, name: str, text: str) -> None:
+        """Keep *text*, the lock *name*, as the one that was last applied."""
+        self._write(self.tree.root / LOCKS / f"{name}.lock", text)
+
+    def begin_release(self, release: Release) -> None:
+        """Write down what *release* is about to move, before the first tag moves."""
+        self._write(self.tree.root / RELEASES / PENDING, release_text(release))
+        self.settle()
+
+    def end_release(self, release: Release) -> None:
+        """Put the record of *release* in its place: the very last write of a change."""
+        self.settle()
+        folder = self.tree.root / RELEASES
+        with _disk(folder):
+            (folder / PENDING).rename(folder / f"{release.number}.json")
+            self._note(folder)
+        self.settle()
+
+    def drop_pending(self) -> None:
+        """Forget an interrupted release that in the end moved nothing."""
+        with _disk(self.tree.root / RELEASES):
+            (self.tree.root / RELEASES / PENDING).unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Make every rename so far durable: fsync the folders that changed."""
+        with self._mutex:
+            folders, self._changed = self._changed, set()
+        for folder in sorted(folders):
+            with _disk(folder):
+                _fsync_folder(folder)
+
+    def require_space(self, size: int) -> None:
+        """Check that *size* bytes can be written.
+
+        Raises:
+            TreeError: the file system has less room than that.
+        """
+        with _disk(self.tree.root):
+            figures = os.statvfs(self.tree.root)
+        free = figures.f_bavail * figures.f_frsize
+        if size > free:
+            raise TreeError(
+                str(self.tree.root), f"needs {size:,} bytes, and {free:,} are free on its file system", "make room"
+            )
+
+    def _link(self, link: Path, to: Path) -> None:
+        target = relative_target(link, to)
+        with _disk(link):
+            self._make_folder(link.parent)
+            if link.is_symlink() and link.readlink() == Path(target):
+                return
+            beside = self._incoming / f"link.{threading.get_ident()}"
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(target)
+            beside.rename(link)
+            self._note(link.parent)
+
+    def _write(self, path: Path, text: str) -> None:
+        """Write a small file that may change, unless it holds *text* already (so that its ETag stays)."""
+        content = text.encode()
+        with _disk(path):
+            with contextlib.suppress(FileNotFoundError):
+                if path.read_bytes() == content:
+                    return
+            with self._new_file(path, Digest.of(content)) as file:
+                _write_all(file, content)
+
+    @contextlib.contextmanager
+    def _new_file(self, path: Path, digest: Digest) -> Iterator[int]:
+        """Open a file to write which becomes *path* at the end, and leaves no trace if something goes wrong."""
+        beside = self._incoming / f"{digest.hex}.{threading.get_ident()}"
+        with _disk(path):
+            file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with _disk(path):
+                yield file
+                # Content never changes once it is there; the mode says so too.
+                os.fchmod(file, 0o444)
+                os.utime(file, (digest.mtime, digest.mtime))
+                os.fsync(file)
+                self._make_folder(path.parent)
+                beside.rename(path)
+            self._note(path.parent)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(file)
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            # Workers read the tree as another user, whatever the umask of this run.
+            folder.chmod(0o755)
+        self._note(folder.parent)
+
+    def _note(self, folder: Path) -> None:
+        with self._mutex:
+            self._changed.add(folder)
+
+
+_DISTRUST = "do not trust this source; nothing of it was kept"
+
+
+@contextlib.contextmanager
+def hold(tree: Tree) -> Iterator[TreeWriter]:
+    """Yield the writer of *tree*, making its folders where they are missing; nobody else can have one meanwhile.
+
+    Raises:
+        TreeHeldError: another run holds the tree.
+        TreeError: the disk refuses.
+    """
+    root = tree.root
+    with _disk(root):
+        if not root.exists():
+            root.mkdir(parents=True)
+            root.chmod(0o755)
+        file = os.open(root / HELD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 20).decode(errors="replace").strip() or "unknown"
+            raise TreeHeldError(
+                str(root), f"is held by another run (process {holder})", "wait until it ends, then try again"
+            ) from None
+        with _disk(root):
+            os.truncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+            for name in (INCOMING, CONTENT, V2, RELEASES, LOCKS):
+                if not (root / name).is_dir():
+                    (root / name).mkdir()
+                    (root / name).chmod(0o755 if name != INCOMING else 0o700)
+            # What a killed run left on its way was never in its place: nobody can miss it.
+            for leftover in (root / INCOMING).iterdir():
+                leftover.unlink()
+            _fsync_folder(root)
+        yield TreeWriter(tree)
+    finally:
+        os.close(file)
+
+
+def _write_all(file: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _fsync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turn what the disk says into an error that names *path*."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise TreeError(str(path), "cannot be written: no space is left", "make room and run again") from None
+        raise TreeError(
+            str(path), f"cannot be written ({error.strerror or error})", "check the disk and the permissions"
+        ) from None
