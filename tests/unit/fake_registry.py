@@ -331,19 +331,24 @@ class FakeRegistry:
         match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)", parts.path)
         if match is None:
             return _error(404, "NAME_UNKNOWN", "no such thing")
-        repository, what, name = match.groups()
-        if what == "tags":
-            tags = sorted(tag for repo, tag in self.store.manifests if repo == repository and ":" not in tag)
-            return _json_answer(200, {"name": repository, "tags": tags})
-        if what == "blobs":
-            blob = self.store.blobs.get((repository, name))
-            if blob is None:
-                return _error(404, "BLOB_UNKNOWN", f"blob {name} is not here")
-            return _ranged(_Answer(200, {"Content-Type": "application/octet-stream"}, blob, name), request)
+        serve = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tags}[match[2]]
+        return _ranged(serve(match[1], match[3]), request)
+
+    def _manifest(self, repository: str, name: str) -> "_Answer":
         found = self.store.manifests.get((repository, name))
         if found is None:
             return _error(404, "MANIFEST_UNKNOWN", f"manifest {name} is not here")
         return _Answer(200, {"Content-Type": found[1]}, found[0], str(Digest.of(found[0])))
+
+    def _blob(self, repository: str, name: str) -> "_Answer":
+        blob = self.store.blobs.get((repository, name))
+        if blob is None:
+            return _error(404, "BLOB_UNKNOWN", f"blob {name} is not here")
+        return _Answer(200, {"Content-Type": "application/octet-stream"}, blob, name)
+
+    def _tags(self, repository: str, _name: str) -> "_Answer":
+        tags = sorted(tag for repo, tag in self.store.manifests if repo == repository and ":" not in tag)
+        return _json_answer(200, {"name": repository, "tags": tags})
 
     def _may(self, request: Received) -> bool:
         kind, _, value = (request.authorization or "").partition(" ")
@@ -362,9 +367,9 @@ class FakeRegistry:
             f'scope="repository:{repository}:pull",error="invalid_token"'
         )
         answer = _error(401, "UNAUTHORIZED", "authentication required")
-        answer.challenges = (
-            self.challenges if self.challenges is not None else [basic if self.auth == "basic" else bearer]
-        )
+        answer.challenges = [basic if self.auth == "basic" else bearer]
+        if self.challenges is not None:
+            answer.challenges = self.challenges
         return answer
 
     def _token(self, request: Received) -> "_Answer":
@@ -397,7 +402,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: "_Server"
 
-    def do_GET(self) -> None:  # noqa: N802 - the name http.server wants
+    def do_GET(self) -> None:
         registry = self.server.registry
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         request = Received(self.command, self.path, self.headers, body)
@@ -519,7 +524,7 @@ def _distorted(answer: _Answer, fault: Fault, path: str) -> _Answer:
 
 def _ranged(answer: _Answer, request: Received) -> _Answer:
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers["Range"] or "")
-    if match is None:
+    if match is None or answer.status != 200:
         return answer
     size, first = len(answer.body), int(match[1])
     last = min(int(match[2] or size - 1), size - 1)

@@ -79,7 +79,9 @@ def test_a_blob_that_the_tree_has_is_linked_not_fetched() -> None:
 def test_a_manifest_that_the_repository_serves_needs_nothing_but_its_tag() -> None:
     state = replace(EMPTY, linked_manifests=frozenset({("a", INDEX.digest)}))
     plan = make_plan(Lock(name="site", images=(locked("a", one=INDEX),)), state, {})
-    assert plan.fetches == plan.manifests == plan.links == ()
+    assert not plan.fetches
+    assert not plan.manifests
+    assert not plan.links
     assert plan.moves == (TagMove("a", "one", None, INDEX.digest),)
 
 
