@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import ssl
+import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -157,6 +158,8 @@ class Fault:
     """Cuts the connection after so many bytes of the body; -1 before any answer."""
     stall: float = 0.0
     """Seconds of silence: before the answer, or where *die_after* cuts it."""
+    drip: float = 0.0
+    """Seconds of silence after each byte of the body."""
 
 
 @dataclass(frozen=True)
@@ -447,6 +450,11 @@ class _Handler(BaseHTTPRequestHandler):
             registry.pause(fault.stall)
             self._cut()
             return
+        if fault.drip:
+            for byte in body:
+                self._write(bytes([byte]))
+                registry.pause(fault.drip)
+            return
         if not (fault.endless or fault.chunked):
             self._write(body)
             return
@@ -493,7 +501,9 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is what some tests are about."""
+        # A client that goes away, or does not trust the certificate, is what some tests are about.
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def cut(self, connection: Any) -> None:
         with suppress(OSError):
@@ -511,7 +521,9 @@ def _distorted(answer: _Answer, fault: Fault, path: str) -> _Answer:
         answer = _error(fault.status, "FAULT", f"status {fault.status} on purpose")
     if fault.redirect_to is not None:
         target = fault.redirect_to
-        answer = _Answer(307, {"Location": target if urlsplit(target).path else target + path}, b"")
+        if re.fullmatch("https?://[^/]+", target):
+            target += path
+        answer = _Answer(307, {"Location": target}, b"")
     if fault.body is not None:
         answer.body = fault.body
     if fault.wrong_bytes:

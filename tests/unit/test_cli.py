@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Site, entry
 from fake_registry import FakeImage, FakeRegistry, make_image
+from tool_site import Site, entry
 
 import seawall
 from seawall.cli import cli

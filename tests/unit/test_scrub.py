@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Site, entry
 from fake_registry import FakeImage, FakeRegistry
+from tool_site import Site, entry
+
+from seawall.digest import Digest
 
 NAME = "up.example/team/app"
 
@@ -28,6 +30,13 @@ def rewrite(path: Path, content: bytes) -> None:
 
 def repository(site: Site) -> Path:
     return site.root / "v2" / NAME
+
+
+def link_into_another_repository(site: Site, digest: Digest) -> None:
+    folder = site.root / "v2/other"
+    (folder / "manifests").mkdir(parents=True)
+    (folder / "blobs").mkdir()
+    (folder / f"blobs/{digest}").symlink_to(f"../../../content/blobs/sha256/{digest.hex[:2]}/{digest.hex}")
 
 
 DAMAGE: dict[str, tuple[Callable[[Site, FakeImage], object], str, str]] = {
@@ -87,14 +96,7 @@ DAMAGE: dict[str, tuple[Callable[[Site, FakeImage], object], str, str]] = {
         "points at /etc/passwd",
     ),
     "a blob link that no manifest names": (
-        lambda site, image: (
-            (site.root / "v2/other/manifests").mkdir(parents=True)
-            or (site.root / "v2/other/blobs").mkdir()
-            or (site.root / f"v2/other/blobs/{image.images[0].layers[0].digest}").symlink_to(
-                f"../../../content/blobs/sha256/{image.images[0].layers[0].digest.hex[:2]}/"
-                f"{image.images[0].layers[0].digest.hex}"
-            )
-        ),
+        lambda site, image: link_into_another_repository(site, image.images[0].layers[0].digest),
         "unnamed",
         "no manifest of other names it",
     ),

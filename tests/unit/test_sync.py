@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Site, entry
 from fake_registry import FakeImage, FakeRegistry, Fault, make_docker_list, make_image, make_index, make_layer
+from tool_site import Site, entry
 
 from seawall.errors import ExitCode, TreeError
 from seawall.media_type import DOCKER_MANIFEST, MANIFEST_KINDS

@@ -1,0 +1,90 @@
+"""Ansible runs against a host of the lab, as an operator starts them."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.engine import Engine
+from lab.host import Host
+from lab.images import Sample
+
+TOP = Path(__file__).resolve().parents[2]
+SECONDS = 600
+_RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a playbook ended."""
+
+    code: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """How many tasks changed something, on all hosts."""
+        recap = _RECAP.findall(self.output)
+        assert recap, self.output
+        return sum(int(row[2]) for row in recap)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """An inventory in a folder of its own, and the playbooks that run on it."""
+
+    inventory: Path
+    engine: Engine
+
+    @property
+    def images_file(self) -> Path:
+        return self.inventory / "images.yml"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.inventory / "images.lock"
+
+    def declare(self, samples: Iterable[Sample]) -> None:
+        """Write the images file: every sample under its own name."""
+        images = [
+            {
+                "source": f"docker://{sample.upstream}/{sample.repository}",
+                "name": sample.repository,
+                "tags": [sample.tag],
+                "plain_http": True,
+            }
+            for sample in samples
+        ]
+        self.images_file.write_text(yaml.safe_dump({"version": 1, "name": "lab", "images": images}))
+
+    def play(self, playbook: str, *options: str) -> Run:
+        """Run a playbook of the checkout; its output is in the test's report if something fails."""
+        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self.inventory, playbook, *options]
+        ran = subprocess.run(
+            list(map(str, command)),
+            cwd=TOP,
+            env={**os.environ, **self.engine.env, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        print(ran.stdout)
+        return Run(ran.returncode, ran.stdout)
+
+
+def make_inventory(folder: Path, host: Host, variables: Mapping[str, Any]) -> Path:
+    """Write an inventory with *host* as its one origin, reached through its engine; return its folder."""
+    hosts = {"all": {"children": {"origin": {"hosts": {host.name: None}}}}}
+    connection = {"ansible_connection": "community.docker.docker", "ansible_user": "root"}
+    (folder / "group_vars").mkdir(parents=True)
+    (folder / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    (folder / "group_vars" / "all.yml").write_text(yaml.safe_dump({**connection, **variables}))
+    return folder

@@ -1,0 +1,119 @@
+"""A Docker engine of the tests' own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from .command import SECONDS, run
+from .daemon import Daemon
+from .network import LAB
+
+READY_SECONDS = 60.0
+LONGEST_FOLDER = 107 - len("/exec/containerd/containerd.sock.ttrpc")  # unix(7) allows 107 bytes
+
+
+class Engine:
+    """A running dockerd and the Docker client that speaks to it.
+
+    Use `Engine.start`; it is a context manager that stops the engine.
+    """
+
+    def __init__(self, daemon: Daemon, socket: str, env: dict[str, str]) -> None:
+        self.socket = socket
+        self.env = env
+        self._daemon = daemon
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path,
+        *,
+        namespace: str | None = None,
+        options: Sequence[str] = (),
+    ) -> Self:
+        """Start an engine that keeps all its state in the new folder `folder`.
+
+        With `namespace` it lives in that named network namespace.  Registries on the lab's network
+        may speak plain HTTP.  `options` are further options of dockerd(8).
+
+        Raises NotReadyError, and ValueError if the path of `folder` has more than LONGEST_FOLDER bytes.
+        """
+        if len(str(folder)) > LONGEST_FOLDER:
+            raise ValueError(f"no room for the names of sockets below {folder}")
+        folder.mkdir(parents=True)
+        config = folder / "client"
+        config.mkdir()
+        socket = f"unix://{folder}/docker.sock"
+        enter = [] if namespace is None else ["nsenter", f"--net=/run/netns/{namespace}"]
+        daemon = Daemon(
+            [
+                *enter,
+                "dockerd",
+                f"--host={socket}",
+                f"--data-root={folder}/data",
+                f"--exec-root={folder}/exec",
+                f"--pidfile={folder}/docker.pid",
+                # The sandbox removes cgroups by name; systemd would put them elsewhere.
+                f"--cgroup-parent=/{os.environ['SEAWALL_LAB_CGROUP']}",
+                "--exec-opt=native.cgroupdriver=cgroupfs",
+                f"--insecure-registry={LAB.subnet}",
+                *options,
+            ],
+            folder / "docker.log",
+        )
+        env = {
+            **os.environ,
+            "DOCKER_HOST": socket,
+            "DOCKER_CONFIG": str(config),
+            "DOCKER_BUILDKIT": "0",  # Debian's engine has no buildx, and needs none here
+        }
+        engine = cls(daemon, socket, env)
+        daemon.wait_ready(engine._answers, READY_SECONDS)
+        return engine
+
+    def _answers(self) -> bool:
+        return self.call("version", check=False).returncode == 0
+
+    def docker(self, *args: str, stdin: str | None = None, seconds: float = SECONDS) -> str:
+        """What `docker ARGS` prints to stdout, without the last newline.
+
+        Raises CommandFailedError with what it printed to stderr.
+        """
+        return self.call(*args, stdin=stdin, seconds=seconds).stdout.rstrip("\n")
+
+    def call(
+        self,
+        *args: str,
+        check: bool = True,
+        stdin: str | None = None,
+        seconds: float = SECONDS,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `docker ARGS` against this engine, with no settings or credentials of the user."""
+        return run([client(), *args], check=check, env=self.env, stdin=stdin, seconds=seconds)
+
+    def log(self) -> str:
+        """The end of the engine's log."""
+        return self._daemon.tail()
+
+    def stop(self) -> None:
+        """End the engine and its containers."""
+        self._daemon.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def client() -> str:
+    """The Docker client that came with the engine, even if PATH leads to a newer one."""
+    found = shutil.which("docker", path=f"/usr/bin:{os.environ['PATH']}")
+    if found is None:
+        raise FileNotFoundError("docker: run tests/lab/install")
+    return found
