@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import testinfra
 import yaml
-from rollout import Rollout, Run, make_inventory
 from testinfra.host import Host as Target
 
+from e2e.rollout import Rollout, Run, make_inventory
 from lab.base import Image
 from lab.engine import Engine
 from lab.host import Host

@@ -3,8 +3,8 @@
 import re
 
 import requests
-from rollout import Rollout
 
+from e2e.rollout import Rollout
 from lab.engine import Engine
 from lab.host import Host
 from lab.images import Samples

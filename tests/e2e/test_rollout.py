@@ -1,7 +1,6 @@
 """site.yml on a host with systemd: it rehearses truthfully, does its work once, and then nothing."""
 
-from rollout import Rollout, Run
-
+from e2e.rollout import Rollout, Run
 from lab.host import Host
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_registry import AMD64, ARM64, FakeImage, FakeRegistry, make_image, make_index, make_layer
-from tool_site import Site
+
+from unit.fake_registry import AMD64, ARM64, FakeImage, FakeRegistry, make_image, make_index, make_layer
+from unit.tool_site import Site
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_registry import FakeImage, FakeRegistry, make_image
-from tool_site import Site, entry
 
 import seawall
 from seawall.cli import cli
+from unit.fake_registry import FakeImage, FakeRegistry, make_image
+from unit.tool_site import Site, entry
 
 
 def test_ls_shows_digest_kind_platforms_and_size(site: Site, registry: FakeRegistry, platforms: FakeImage) -> None:

@@ -18,7 +18,7 @@ from seawall.manifest import (
     config_platform,
     parse_manifest,
 )
-from seawall.media_type import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, ManifestKind
+from seawall.media_type import DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_KINDS, OCI_INDEX, OCI_MANIFEST, ManifestKind
 from unit.fake_registry import AMD64, ARM64, make_image, make_index
 
 CONFIG: dict[str, Any] = {
@@ -270,7 +270,9 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(sorted({*IMAGE, *INDEX})), JSON), st.sampled_from(["", OCI_INDEX.media_type]))
 def test_any_document_is_a_manifest_or_a_one_line_error(document: dict[str, Any], media_type: str) -> None:
+    said = ""
     try:
-        parse({"schemaVersion": 2, **document}, media_type)
+        assert parse({"schemaVersion": 2, **document}, media_type).kind in MANIFEST_KINDS
     except SourceError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    assert "\n" not in said

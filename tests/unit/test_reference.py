@@ -44,9 +44,10 @@ def test_a_reference_by_digest_prints_as_it_is_parsed(repository: str, digest: D
 @given(st.text())
 def test_any_text_is_a_reference_or_a_one_line_error(text: str) -> None:
     try:
-        assert str(Reference.parse(text)) == text
+        said = str(Reference.parse(text))
     except InputError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("name", ["a", "0", "a/b", "a-b/c_d/e__f/g.h", "a--b", "a---b", "x" * 255, "library/alpine"])
@@ -56,8 +57,10 @@ def test_names_of_the_grammar_are_repositories(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/", "a/", "/a", "a//b", "A", "a b", "a\n", "-a", "a-", ".a", "a..b", "a___b", "a._b", "..", "a/../b"]
-    + ["x" * 256, "ä", "a:b", "a@b", "a\0"],
+    [
+        *("", "/", "a/", "/a", "a//b", "-a", "a-", ".a", "a..b", "a___b", "a._b", "..", "a/../b"),
+        *("A", "a b", "a\n", "x" * 256, "ä", "a:b", "a@b", "a\0"),
+    ],
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="is not a repository name"):
@@ -80,7 +83,9 @@ def test_words_of_the_grammar_are_tags(tag: str) -> None:
     assert check_tag(tag, "here") == tag
 
 
-@pytest.mark.parametrize("tag", ["", ".", "..", ".1", "-1", "a" * 129, "a b", "a/b", "a:b", "a\n", "1.0+git", "ü", "١"])
+@pytest.mark.parametrize(
+    "tag", ["", ".", "..", ".1", "-1", "a" * 129, "a b", "a/b", "a:b", "a\n", "1.0+git", "ü", "\u0661"]
+)
 def test_other_words_are_no_tags(tag: str) -> None:
     with pytest.raises(InputError) as caught:
         check_tag(tag, "images.yml: tags")
@@ -157,9 +162,10 @@ def test_other_spellings_are_refused_and_say_why(text: str, complaint: str) -> N
     assert complaint in caught.value.what
 
 
-@given(st.text())
-def test_any_text_is_a_location_or_a_one_line_error(text: str) -> None:
+@given(st.sampled_from(["", "docker://", "oci:"]), st.text())
+def test_any_text_is_a_location_or_a_one_line_error(transport: str, text: str) -> None:
     try:
-        parse_location(text, "here")
+        said = str(parse_location(f"{transport}{text}", "here"))
     except InputError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    assert "\n" not in said.removesuffix(text)

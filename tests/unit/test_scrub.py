@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_registry import FakeImage, FakeRegistry
-from tool_site import Site, entry
 
 from seawall.digest import Digest
+from unit.fake_registry import FakeImage, FakeRegistry
+from unit.tool_site import Site, entry
 
 NAME = "up.example/team/app"
 

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_registry import FakeImage, FakeRegistry, Fault, make_docker_list, make_image, make_index, make_layer
-from tool_site import Site, entry
 
 from seawall.errors import ExitCode, TreeError
 from seawall.media_type import DOCKER_MANIFEST, MANIFEST_KINDS
 from seawall.tree import HELD, INCOMING
 from seawall.writer import hold
+from unit.fake_registry import FakeImage, FakeRegistry, Fault, make_docker_list, make_image, make_index, make_layer
+from unit.tool_site import Site, entry
 
 NAME = "up.example/team/app"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_registry import FakeRegistry
 
 from seawall.cli import main
 from seawall.tree import Tree
+from unit.fake_registry import FakeRegistry
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from seawall.plan import Plan
 from seawall.probe import ProbeReport, check_url, probe
 from seawall.reference import LayoutLocation, Reference
 from seawall.scrub import ScrubReport, scrub
-from seawall.sources import Sources, open_location
+from seawall.sources import Sources, opener
 from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
 from seawall.terminal import print_table, readable, watch
 from seawall.tree import Tree
@@ -79,7 +79,7 @@ def lock_command(
         raise InputError(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
-    sources = Sources(images_file.parent, open_location)
+    sources = Sources(images_file.parent, opener())
     new = pin(images, old, sources, upgrade=upgrade, jobs=jobs)
     changed = new != old
     if changed and not dry_run:
@@ -121,7 +121,7 @@ def sync_command(
     """
     lock = read_lock(lock_file)
     tree = Tree.possible(tree_root)
-    sources = Sources(lock_file.parent, open_location)
+    sources = Sources(lock_file.parent, opener())
     with watch() as progress:
         if dry_run:
             outcome = Outcome(prepare(lock, tree, sources, jobs), None, sources.requests)

@@ -65,7 +65,8 @@ class ScrubReport:
 def scrub(tree: Tree, progress: Progress, jobs: int) -> ScrubReport:
     """Hash every content file of *tree* and follow every link.
 
-    A sync may run meanwhile; what it adds is not held against the tree.
+    While a sync runs, or after one was killed, it finds what that has not finished yet: blobs that no manifest
+    names so far, and tag lists that are ahead of their tags.
 
     Raises:
         TreeError: the disk refuses to answer.

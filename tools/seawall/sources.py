@@ -1,11 +1,13 @@
 """The sources of one run, each opened when it is first asked for and shared from then on."""
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from seawall.credentials import Credentials
+from seawall.credentials import Credentials, DockerConfig
+from seawall.http_session import HttpSession
 from seawall.images import absolute
 from seawall.layout import LayoutSource
 from seawall.reference import LayoutLocation, Location
@@ -58,8 +60,18 @@ class Sources:
         return sum(source.requests for source in self._sources.values())
 
 
-def open_location(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
-    """Open the source at *location*, with the credentials that Docker keeps for it."""
-    if isinstance(location, LayoutLocation):
-        return LayoutSource(location)
-    return RegistrySource(location, plain_http=plain_http, credentials=Credentials.load())
+def opener() -> OpenSource:
+    """Return what opens sources with the credentials that Docker keeps; they share their connections."""
+    http = HttpSession()
+    # Read once, when a registry first wants credentials: a file that is not needed can do no harm.
+    config = functools.cache(DockerConfig.load)
+
+    def lookup(host: str) -> Credentials | None:
+        return config().lookup(host)
+
+    def open_source(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
+        if isinstance(location, LayoutLocation):
+            return LayoutSource(location)
+        return RegistrySource(location, plain_http=plain_http, credentials=lookup, http=http)
+
+    return open_source

@@ -1,0 +1,176 @@
+"""The ``oci:`` source: a directory in the OCI image layout (OCI Image Specification 1.1, image-layout.md)."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from seawall.digest import Digest
+from seawall.errors import InputError, SourceError
+from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor
+from seawall.media_type import BY_MEDIA_TYPE
+from seawall.reference import LayoutLocation
+
+_VERSION = "1.0.0"
+_REF_NAME = "org.opencontainers.image.ref.name"
+_PIECE_BYTES = 1024 * 1024
+_INDEX_MAX_BYTES = 64 * 1024 * 1024
+_TAGS_SHOWN = 10
+_REMAKE = "make the layout again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    descriptor: Descriptor
+
+
+class LayoutSource:
+    """Images of one OCI image layout; may be used by several threads. It is read anew each time it is asked."""
+
+    def __init__(self, location: LayoutLocation) -> None:
+        self._location = location
+        self._path = location.path
+
+    @property
+    def requests(self) -> int:
+        """0: a directory is not asked over the network."""
+        return 0
+
+    def resolve(self, tag: str) -> Descriptor:
+        """Return media type, digest and size of the manifest that *tag* names now.
+
+        A tag is the annotation ``org.opencontainers.image.ref.name`` of ``index.json``. Some tools write a full
+        name there (``docker.io/library/alpine:3.20``), whose tag counts where no annotation is the tag itself.
+
+        Raises:
+            SourceError: it is no image layout, or names no such tag, or names two manifests by it.
+        """
+        where = f"{self._location}:{tag}"
+        entries = self._entries()
+        found = {entry.descriptor.digest: entry.descriptor for entry in entries if entry.name == tag}
+        found = found or {entry.descriptor.digest: entry.descriptor for entry in entries if _tag_of(entry.name) == tag}
+        if not found:
+            names = sorted({entry.name for entry in entries if entry.name})
+            shown = ", ".join(names[:_TAGS_SHOWN]) + (", …" if len(names) > _TAGS_SHOWN else "")
+            raise SourceError(where, "no such tag", f"write one that it has ({shown or 'it has none'})")
+        if len(found) > 1:
+            digests = " and ".join(str(digest) for digest in sorted(found)[:2])
+            raise SourceError(where, f"names two manifests, {digests}", "remove one of them from index.json")
+        descriptor = next(iter(found.values()))
+        if descriptor.media_type not in BY_MEDIA_TYPE:
+            raise SourceError(where, f"media type {descriptor.media_type[:100]!r} is not that of a manifest", _REMAKE)
+        return descriptor
+
+    def manifest(self, digest: Digest) -> tuple[bytes, str]:
+        """Return the bytes of the manifest *digest*, which match it, and its media type in ``index.json``, or ``""``.
+
+        Raises:
+            SourceError: there is no such manifest, it is larger than 4 MiB, or the file holds other bytes.
+        """
+        types = {entry.descriptor.digest: entry.descriptor.media_type for entry in self._entries()}
+        path = self._blob_path(digest)
+        content = _read(path, MANIFEST_MAX_BYTES)
+        if Digest.of(content) != digest:
+            raise SourceError(str(path), f"holds other bytes than {digest}", _REMAKE)
+        return content, types.get(digest, "")
+
+    def blob(self, blob: Descriptor) -> Iterator[bytes]:
+        """Yield the bytes of *blob* in pieces of at most 1 MiB, never more in all than its size.
+
+        Raises:
+            SourceError: there is no such blob, or it has another size.
+        """
+        self._check_version()
+        path = self._blob_path(blob.digest)
+        with _opened(path) as (file, size):
+            if size != blob.size:
+                raise _other_size(path, size, blob.size)
+            left = blob.size
+            while left:
+                piece = file.read(min(left, _PIECE_BYTES))
+                if not piece:
+                    raise _other_size(path, blob.size - left, blob.size)
+                left -= len(piece)
+                yield piece
+
+    def _blob_path(self, digest: Digest) -> Path:
+        return self._path / "blobs" / "sha256" / digest.hex
+
+    def _check_version(self) -> None:
+        path = self._path / "oci-layout"
+        if not path.exists():
+            raise SourceError(str(self._path), "is no OCI image layout (it has no oci-layout file)", "correct the path")
+        version = _document(path, MANIFEST_MAX_BYTES).get("imageLayoutVersion")
+        if version != _VERSION:
+            raise SourceError(str(path), f"imageLayoutVersion is {str(version)[:100]!r}, not {_VERSION!r}", _REMAKE)
+
+    def _entries(self) -> tuple[_Entry, ...]:
+        """Return what ``index.json`` lists."""
+        self._check_version()
+        path = self._path / "index.json"
+        rows = _document(path, _INDEX_MAX_BYTES).get("manifests") or []
+        if not isinstance(rows, list):
+            raise SourceError(str(path), "manifests is not a list", _REMAKE)
+        return tuple(_entry(row, f"{path}: manifests[{number}]") for number, row in enumerate(rows))
+
+
+def _entry(row: Any, where: str) -> _Entry:
+    if not isinstance(row, dict):
+        raise SourceError(where, "is not an object", _REMAKE)
+    media_type, digest, size = row.get("mediaType"), row.get("digest"), row.get("size")
+    annotations = row.get("annotations") or {}
+    name = annotations.get(_REF_NAME, "") if isinstance(annotations, dict) else ""
+    if not isinstance(media_type, str) or not isinstance(digest, str) or not isinstance(name, str):
+        raise SourceError(where, "mediaType, digest or annotation is missing or no string", _REMAKE)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise SourceError(where, "size is missing or no number of bytes", _REMAKE)
+    try:
+        return _Entry(name, Descriptor(media_type, Digest.parse(digest), size))
+    except InputError as error:
+        raise SourceError(where, error.what, _REMAKE) from None
+
+
+def _tag_of(name: str) -> str | None:
+    """Return the tag of a full image name, None where it has none."""
+    before, _, tag = name.rpartition(":")
+    return tag if before and "/" not in tag and "@" not in before else None
+
+
+def _document(path: Path, limit: int) -> dict[str, Any]:
+    try:
+        document = json.loads(_read(path, limit))
+    except (ValueError, RecursionError):
+        raise SourceError(str(path), "is not JSON", _REMAKE) from None
+    if not isinstance(document, dict):
+        raise SourceError(str(path), "is not a JSON object", _REMAKE)
+    return document
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with _opened(path) as (file, _):
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise SourceError(str(path), f"is larger than {limit} bytes", "check that the layout holds container images")
+    return content
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file; give it with its size in bytes."""
+    try:
+        # Asked by name first: merely opening a pipe would wait for a writer.
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "is missing"
+            raise SourceError(str(path), what, _REMAKE)
+        with path.open("rb") as file:
+            yield file, os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise SourceError(str(path), f"cannot be read ({error.strerror})", "correct its permissions") from None
+
+
+def _other_size(path: Path, found: int, wanted: int) -> SourceError:
+    return SourceError(str(path), f"has {found} bytes, not the {wanted} of its descriptor", _REMAKE)

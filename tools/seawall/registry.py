@@ -1,0 +1,226 @@
+"""The ``docker://`` source: a repository of a registry (OCI Distribution Specification 1.1, "Pull")."""
+
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from requests import Response
+
+from seawall.authorization import Authorization
+from seawall.challenge import parse_challenges
+from seawall.credentials import CredentialsLookup, anonymous
+from seawall.digest import Digest
+from seawall.errors import InputError, SeawallError, SourceError, TransientError
+from seawall.http_session import HttpRequest, HttpSession, printable, same_origin
+from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
+from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
+from seawall.reference import DOCKER_HUB, RegistryLocation
+
+_HUB_API = "registry-1.docker.io"
+_HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io"})
+
+
+class RegistrySource:
+    """Images of one repository of a registry; may be used by several threads.
+
+    Args:
+        location: the repository.
+        plain_http: whether the registry speaks HTTP without TLS.
+        credentials: looks up the credentials for the registry, once it asks for some.
+        http: sends the requests; give one to many sources, so that they share connections.
+        clock: seconds that only ever grow, for the life of tokens.
+    """
+
+    def __init__(
+        self,
+        location: RegistryLocation,
+        *,
+        plain_http: bool = False,
+        credentials: CredentialsLookup = anonymous,
+        http: HttpSession | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._location = location
+        self._plain_http = plain_http
+        self._http = http or HttpSession()
+        self._authorization = Authorization(location, credentials, self._http, self._count, clock)
+        self._requests = 0
+        self._lock = threading.Lock()
+
+    @property
+    def requests(self) -> int:
+        """How many HTTP requests were sent so far, with those for redirects and tokens."""
+        return self._requests
+
+    def resolve(self, tag: str) -> Descriptor:
+        """Return media type, digest and size of the manifest that *tag* names now.
+
+        The digest is what the registry says of a manifest that is not read yet; where it does not say, the
+        manifest is read.
+
+        Raises:
+            SourceError: there is no such tag, or it is no image that can be served.
+            CredentialsError: the registry refuses access.
+        """
+        where = f"{self._location}:{tag}"
+        head = self._fetch("HEAD", f"manifests/{tag}", where)
+        found = _described(head.response) if head.status == http.client.OK else None
+        if found is not None:
+            if found.size > MANIFEST_MAX_BYTES:
+                raise _too_large(where)
+            return found
+        answer = self._fetch("GET", f"manifests/{tag}", where)
+        if answer.status != http.client.OK:
+            raise self._refusal(answer, where, "no such tag", "correct the tag, or push the image there first")
+        if len(answer.content) > MANIFEST_MAX_BYTES:
+            raise _too_large(where)
+        promised = _digest_of(answer.response)
+        if promised not in {None, Digest.of(answer.content)}:
+            raise _other_bytes(where, f"the {promised} that it announced", answer.response)
+        return parse_manifest(answer.content, where, _media_type_of(answer.response)).descriptor
+
+    def manifest(self, digest: Digest) -> tuple[bytes, str]:
+        """Return the bytes of the manifest *digest*, which match it, and the media type it came with, or ``""``.
+
+        Raises:
+            SourceError: there is no such manifest, it is larger than 4 MiB, or other bytes were sent.
+            CredentialsError: the registry refuses access.
+        """
+        where = f"{self._location}@{digest}"
+        answer = self._fetch("GET", f"manifests/{digest}", where)
+        if answer.status != http.client.OK:
+            todo = "run seawall lock again to pin what is there now"
+            raise self._refusal(answer, where, "no such manifest", todo)
+        if len(answer.content) > MANIFEST_MAX_BYTES:
+            raise _too_large(where)
+        if Digest.of(answer.content) != digest:
+            raise _other_bytes(where, str(digest), answer.response)
+        return answer.content, _media_type_of(answer.response)
+
+    def blob(self, blob: Descriptor) -> Iterator[bytes]:
+        """Yield the bytes of *blob* in pieces of at most 1 MiB, never more in all than its size.
+
+        Raises:
+            TransientError: the connection is cut, or the registry falls silent.
+            SourceError: there is no such blob, or it has another size.
+            CredentialsError: the registry refuses access.
+        """
+        where = f"{self._location}@{blob.digest}"
+        request = self._request("GET", f"blobs/{blob.digest}", where)
+        response = self._http.persist(lambda: self._exchange(request))
+        with closing(response):
+            if response.status_code != http.client.OK:
+                answer = _Answer(response, b"", self._http.said(request, response))
+                raise self._refusal(answer, where, "no such blob", "push the image there again")
+            length = response.headers.get("Content-Length")
+            if length is not None and length.strip() != str(blob.size):
+                what = f"announced with {printable(length)} bytes, not the {blob.size} of its descriptor"
+                raise SourceError(where, what, "check the source, or push the image there again")
+            received = 0
+            for piece in self._http.pieces(request, response, blob.size):
+                received += len(piece)
+                if received > blob.size:
+                    raise SourceError(where, f"came with more than its {blob.size} bytes", "do not trust this source")
+                yield piece
+            if received < blob.size:
+                raise TransientError(where, f"ended after {received} of {blob.size} bytes", "try again later")
+
+    def _count(self) -> None:
+        with self._lock:
+            self._requests += 1
+
+    def _request(self, method: str, path: str, where: str) -> HttpRequest:
+        host = _HUB_API if self._location.host in _HUB_HOSTS else self._location.host
+        scheme = self._http.scheme(host, plain_http=self._plain_http)
+        url = f"{scheme}://{host}/v2/{self._location.repository}/{path}"
+        return HttpRequest(method, url, where, {"Accept": ACCEPT} if path.startswith("manifests/") else {})
+
+    def _fetch(self, method: str, path: str, where: str) -> "_Answer":
+        """Return an answer with its body, of which no more is read than tells that a manifest is too large."""
+        request = self._request(method, path, where)
+
+        def attempt() -> _Answer:
+            response = self._exchange(request)
+            if response.status_code != http.client.OK:
+                return _Answer(response, b"", self._http.said(request, response))
+            return _Answer(response, self._http.read(request, response, MANIFEST_MAX_BYTES + 1), "")
+
+        return self._http.persist(attempt)
+
+    def _exchange(self, request: HttpRequest) -> Response:
+        """Send *request* with the authorization there is, and once more with a new one where that is asked for."""
+        header = self._authorization.header(request.where)
+        response = self._http.send(replace(request, authorization=header), self._count)
+        if not _is_challenge(response, request):
+            return response
+        challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
+        said = self._http.said(request, response)
+        header = self._authorization.renew(challenges, header, request, said)
+        response = self._http.send(replace(request, authorization=header), self._count)
+        if _is_challenge(response, request):
+            raise self._authorization.give_up(request.where, self._http.said(request, response))
+        return response
+
+    def _refusal(self, answer: "_Answer", where: str, missing: str, todo: str) -> SeawallError:
+        host = urlsplit(answer.response.url).netloc
+        because = f" ({answer.said})" if answer.said else ""
+        at_home = same_origin(answer.response.url, self._request("GET", "", where).url)
+        if at_home and answer.status == http.client.FORBIDDEN:
+            return self._authorization.refused(where, answer.said)
+        if answer.status == http.client.NOT_FOUND:
+            return SourceError(where, f"{missing}{because}", todo)
+        return SourceError(where, f"{host} answered {answer.status}{because}", "check that it is a registry")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    response: Response
+    content: bytes
+    """The body of a 200; it may be one byte longer than a manifest may be."""
+    said: str
+    """What the body of another status says."""
+
+    @property
+    def status(self) -> int:
+        return self.response.status_code
+
+
+def _is_challenge(response: Response, request: HttpRequest) -> bool:
+    # Where a redirect led elsewhere, nothing that is said there is a reason to give credentials away.
+    return response.status_code == http.client.UNAUTHORIZED and same_origin(response.url, request.url)
+
+
+def _described(response: Response) -> Descriptor | None:
+    """Return what the headers say of a manifest, None where they do not say enough."""
+    media_type, digest = _media_type_of(response), _digest_of(response)
+    length = response.headers.get("Content-Length", "").strip()
+    if media_type not in BY_MEDIA_TYPE or digest is None or not length.isdecimal() or int(length) == 0:
+        return None
+    return Descriptor(media_type, digest, int(length))
+
+
+def _digest_of(response: Response) -> Digest | None:
+    try:
+        return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
+    except InputError:
+        return None
+
+
+def _media_type_of(response: Response) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip()
+
+
+def _too_large(where: str) -> SourceError:
+    what = f"manifest is larger than {MANIFEST_MAX_BYTES} bytes"
+    return SourceError(where, what, "check that the source serves container images")
+
+
+def _other_bytes(where: str, digest: str, response: Response) -> SourceError:
+    encoding = printable(response.headers.get("Content-Encoding", ""))
+    how = f" (it encoded them as {encoding}, unasked)" if encoding else ""
+    host = urlsplit(response.url).netloc
+    return SourceError(where, f"{host} sent other bytes than {digest}{how}", "check what stands before the registry")
