@@ -84,7 +84,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_found_and_named(name: str, site: Site, server: FakeRegistry) -> None:
     fault, says = FAULTS[name]
-    server.faults.insert(0, Fault(**{**vars(fault)}))
+    server.faults.insert(0, Fault(**vars(fault)))
     ran = verify(site, server)
     assert ran.code == ExitCode.DOES_NOT_HOLD
     assert any(says in row["what"] or says in row["request"] for row in ran.answer["failures"]), ran.answer
