@@ -1,0 +1,72 @@
+# Seawall. `make up` does the main job: it serves real images from plain nginx on this machine.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# The inventory that `make up` and `make check` work on.
+INVENTORY ?= inventory/local
+# The Python that the virtual environment is made of: 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+
+# Ansible wants a locale in UTF-8, and a bare machine has none set.
+export LC_ALL := C.UTF-8
+
+# root needs no sudo, nor need it be there; anybody else is asked for a password where sudo wants one.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+BECOME = $(if $(AS_ROOT),$(shell sudo -n true 2>/dev/null || echo --ask-become-pass))
+PLAYBOOK = $(VENV)/bin/ansible-playbook -i $(INVENTORY)
+
+.PHONY: help
+help: ## say what can be made
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# --- what a person wants ---------------------------------------------------------------------------------------------
+
+.PHONY: up
+up: $(VENV)/installed ## serve the images of INVENTORY (inventory/local), prove it, and say what is served
+	@rm -f $(VENV)/up.log
+	@ANSIBLE_LOG_PATH=$(VENV)/up.log $(PLAYBOOK) site.yml $(BECOME)
+	@if grep -Eq ' changed=[1-9]' $(VENV)/up.log; then \
+	    echo "Seawall is up. It serves:"; \
+	else \
+	    echo "Seawall is up; nothing had to be changed. It serves:"; \
+	fi
+	@grep -Eo 'docker pull [^ ]+' $(VENV)/up.log | sort -u | sed 's/^/  /' || echo "  no image yet"
+
+.PHONY: check
+check: $(VENV)/installed ## say what `make up` would change, and change nothing
+	@$(PLAYBOOK) site.yml --check --diff $(BECOME)
+
+.PHONY: verify
+verify: $(VENV)/installed ## prove once more what is served
+	@$(PLAYBOOK) playbooks/verify.yml $(BECOME)
+
+# --- the controller's packages ---------------------------------------------------------------------------------------
+
+# Debian's Python comes without what makes virtual environments; that is installed where it is missing.
+$(VENV)/installed: requirements.txt
+	@echo "Making the virtual environment in $(VENV), half a minute the first time"
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	    $(AS_ROOT) apt-get -o DPkg::Lock::Timeout=300 -qq update; \
+	    $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
+	        apt-get -o DPkg::Lock::Timeout=300 -qq install --yes --no-install-recommends python3-venv >/dev/null; \
+	fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Seawall wants Python 3.11 or later")'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+# Pins anew what the requirements.in files ask for. The tool's own packages come first: the controller's follow them.
+.PHONY: requirements
+requirements: ## pin the Python packages anew (wants uv)
+	@for list in tools/requirements requirements; do \
+	    uv --no-config pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	        --no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' \
+	        "$$list.in" --output-file "$$list.txt"; \
+	done
+
+# --- tests -----------------------------------------------------------------------------------------------------------
