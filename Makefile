@@ -70,3 +70,40 @@ requirements: ## pin the Python packages anew (wants uv)
 	done
 
 # --- tests -----------------------------------------------------------------------------------------------------------
+# Each layer can be run alone; docs/tests.md says what is in it.
+
+PYTEST = $(VENV)/bin/python -m pytest -q
+SANDBOX = $(AS_ROOT) tests/lab/sandbox
+
+.PHONY: test
+test: lint test-unit test-e2e test-lab ## run all tests, and install what they need
+
+.PHONY: lint
+lint: $(VENV)/installed-tests ## look at the code without running it
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/yamllint --strict .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-lint
+
+.PHONY: test-unit
+test-unit: $(VENV)/installed-tests ## test the tool, and the project's own rules
+	$(PYTEST) tests/unit
+
+.PHONY: test-e2e
+test-e2e: $(VENV)/installed-tests ## test real hosts, nginx, registries and clients (as root)
+	$(AS_ROOT) tests/lab/install
+	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e
+
+.PHONY: test-lab
+test-lab: $(VENV)/installed-tests ## test the laboratory itself (as root)
+	$(AS_ROOT) tests/lab/install
+	$(SANDBOX) $(PYTEST) tests/lab
+
+$(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+.PHONY: clean
+clean: ## remove what the tests and the virtual environment left in this folder
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .ansible

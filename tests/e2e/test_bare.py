@@ -69,7 +69,7 @@ def test_what_it_serves_can_be_pulled(first: str, bare: Host) -> None:
 def test_the_default_image_has_two_platforms_and_two_layers(first: str, bare: Host) -> None:
     image = json.loads(bare.run("seawall", "inspect", "/srv/seawall", "busybox:latest", "--json").stdout)
     assert image["mediaType"] == "application/vnd.oci.image.index.v1+json"
-    assert image["platforms"] == ["linux/amd64", "linux/arm64"]
+    assert image["platforms"] == ["linux/amd64", "linux/arm64/v8"]
     for platform in image["images"]:
         layers = [blob for blob in platform["blobs"] if "layer" in blob["mediaType"]]
         assert len(layers) >= 2
