@@ -84,18 +84,18 @@ def test_the_default_image_has_the_same_digest_each_time_it_is_made(first: str, 
 
 
 def test_it_changes_nothing_the_second_time_and_says_so(first: str, bare: Host) -> None:
-    make_up(bare)
     assert "nothing had to be changed" in make_up(bare)
 
 
 def test_nginx_runs_without_an_init_system(first: str, bare: Host) -> None:
-    users = bare.run("sh", "-c", "for p in /proc/[0-9]*; do grep -qs '^nginx$' $p/comm && stat -c %U $p; done").stdout
+    users = bare.run("sh", "-c", "for p in /proc/[0-9]*; do ! grep -qs '^nginx$' $p/comm || stat -c %U $p; done").stdout
     assert set(users.split()) == {"root", "www-data"}
     assert bare.run("service", "nginx", "status").returncode == 0
 
 
 def test_a_foreign_site_is_not_taken_over(first: str, bare: Host) -> None:
-    bare.run("sh", "-c", "cp /etc/nginx/nginx.conf.distribution /etc/nginx/nginx.conf")
+    bare.run("cp", "/etc/nginx/nginx.conf", "/etc/nginx/ours")
+    bare.run("cp", "/etc/nginx/nginx.conf.distribution", "/etc/nginx/nginx.conf")
     bare.run("sh", "-c", "echo 'server { listen 8099; }' > /etc/nginx/conf.d/shop.conf")
     try:
         ran = bare.run("make", "--directory", CHECKOUT, "up", check=False, seconds=SECONDS)
@@ -104,4 +104,4 @@ def test_a_foreign_site_is_not_taken_over(first: str, bare: Host) -> None:
         assert "nginx_base_take_over" in ran.stdout
     finally:
         bare.run("rm", "/etc/nginx/conf.d/shop.conf")
-        make_up(bare)
+        bare.run("mv", "/etc/nginx/ours", "/etc/nginx/nginx.conf")

@@ -25,8 +25,6 @@ def test_an_empty_engine_pulls_by_digest_and_platform(
 ) -> None:
     reference = f"{ORIGIN}/{samples.oci_index.repository}@{samples.oci_index.digest}"
     client_engine.docker("pull", f"--platform={platform}", reference)
-    inspected = client_engine.docker("image", "inspect", "--format={{.Os}}/{{.Architecture}}", reference)
-    assert inspected == platform
     output = client_engine.docker("run", "--rm", "--pull=never", f"--platform={platform}", reference)
     assert output == samples.oci_index.output(platform)
 

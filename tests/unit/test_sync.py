@@ -284,6 +284,17 @@ def test_a_tree_that_another_run_holds_is_left_to_it(site: Site, registry: FakeR
     assert site.sync().code == ExitCode.OK
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_another_users_tree_is_not_written(site: Site, registry: FakeRegistry) -> None:
+    registry.add_image("team/app", "1")
+    site.publish(entry(registry, "team/app", "1"))
+    os.chown(site.root, 65534, 65534)
+    failed = site.sync()
+    assert failed.code == ExitCode.TREE
+    assert "belongs to nobody; run this as nobody" in failed.err
+    assert site.sync("--dry-run").code == ExitCode.OK
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_full_disk_ends_in_one_line_and_a_tree_that_still_serves(site: Site, registry: FakeRegistry) -> None:
     registry.add_image("team/app", "small", make_image("small"))

@@ -17,6 +17,7 @@ import urllib3
 
 from seawall.digest import Digest
 from seawall.errors import InputError, SourceError
+from seawall.http_session import is_loopback
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, Manifest, parse_manifest
 from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
 from seawall.progress import Progress
@@ -127,6 +128,7 @@ class _Client:
 
     def __init__(self, url: str, tally: _Tally) -> None:
         self._url = url
+        self._host = urlsplit(url).hostname or ""
         self._tally = tally
         self._sessions = threading.local()
 
@@ -292,6 +294,8 @@ class _Client:
             stream=True,
             timeout=_TIMEOUT,
             allow_redirects=True,
+            # Programs on this machine are not reached through a proxy.
+            proxies={"no_proxy": self._host} if is_loopback(self._host) else None,
         )
 
 

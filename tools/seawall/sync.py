@@ -62,17 +62,22 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS) 
         if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
     }
     manifests = _missing_manifests(lock, tree, sources, jobs)
+    needed = _needed(lock, manifests)
     state = TreeState(
         tags=tags,
         applied=applied,
         pending=pending,
-        linked_manifests=frozenset(_linked_manifests(lock, tree, manifests)),
+        linked_manifests=frozenset(
+            (repository, digest)
+            for repository, digest in needed
+            if tree.linked_manifest(repository, str(digest)) is not None
+        ),
         linked_blobs=frozenset(
-            (image.name, blob.digest)
-            for image in lock.images
-            for manifest in manifests.values()
-            for blob in manifest.blobs
-            if tree.links_blob(image.name, blob.digest)
+            (repository, blob.digest)
+            for repository, digest in needed
+            if digest in manifests
+            for blob in manifests[digest].blobs
+            if tree.links_blob(repository, blob.digest)
         ),
         stored_blobs=frozenset(
             blob.digest
@@ -272,8 +277,19 @@ def _manifest(wanted: Descriptor, image: LockedImage, tree: Tree, sources: Sourc
     return manifest
 
 
-def _linked_manifests(lock: Lock, tree: Tree, manifests: Mapping[Digest, Manifest]) -> Iterator[tuple[str, Digest]]:
+def _needed(lock: Lock, manifests: Mapping[Digest, Manifest]) -> set[tuple[str, Digest]]:
+    """Return (repository, digest) of every manifest at and below the locked ones, as far as *manifests* tells."""
+    needed: set[tuple[str, Digest]] = set()
+
+    def visit(repository: str, digest: Digest) -> None:
+        if (repository, digest) in needed:
+            return
+        needed.add((repository, digest))
+        if digest in manifests:
+            for child in manifests[digest].children:
+                visit(repository, child.digest)
+
     for image in lock.images:
-        for digest in {*manifests, *(pin.digest for pin in image.tags.values())}:
-            if tree.linked_manifest(image.name, str(digest)) is not None:
-                yield image.name, digest
+        for pin in image.tags.values():
+            visit(image.name, pin.digest)
+    return needed

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -209,13 +210,14 @@ def hold(tree: Tree) -> Iterator[TreeWriter]:
 
     Raises:
         TreeHeldError: another run holds the tree.
-        TreeError: the disk refuses.
+        TreeError: the disk refuses, or the tree is another user's.
     """
     root = tree.root
     with _disk(root):
         if not root.exists():
             root.mkdir(parents=True)
             root.chmod(0o755)
+        _require_own(root)
         file = os.open(root / HELD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -239,6 +241,18 @@ def hold(tree: Tree) -> Iterator[TreeWriter]:
         yield TreeWriter(tree)
     finally:
         os.close(file)
+
+
+def _require_own(root: Path) -> None:
+    """Refuse to write another user's tree: what root leaves in it, its owner could not change any more."""
+    owner = root.stat().st_uid
+    if owner == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = str(owner)
+    raise TreeError(str(root), f"belongs to {name}", f"run this as {name}: runuser -u {name} -- seawall ...")
 
 
 def _write_all(file: int, content: bytes) -> None:
