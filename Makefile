@@ -22,7 +22,7 @@ PLAYBOOK = $(VENV)/bin/ansible-playbook -i $(INVENTORY)
 
 .PHONY: help
 help: ## say what can be made
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # --- what a person wants ---------------------------------------------------------------------------------------------
 

@@ -149,7 +149,7 @@ def test_damage_is_found_and_named(damage: str, site: Site, image: FakeImage) ->
 def test_a_scrub_says_how_much_it_read(site: Site, image: FakeImage) -> None:
     ran = site.run("verify", site.root)
     assert ran.code == 0
-    assert "1 tags in 1 repositories, 3 manifests and 5 blobs" in ran.out
+    assert "1 tag, 3 manifests and 5 blobs" in ran.out
     assert str(image.digest) not in ran.out
 
 

@@ -98,7 +98,10 @@ def lock_command(
     for move in moved:
         click.echo(f"{move.reference}  {_short(move.old)} -> {_short(move.new)}")
     verb = "would be written" if dry_run else "written"
-    click.echo(f"{lock_file}: {verb if changed else 'unchanged'}, {len(new.pins)} tags, {sources.requests} requests")
+    click.echo(
+        f"{lock_file}: {verb if changed else 'unchanged'}, {_count(len(new.pins), 'tag')}, "
+        f"{_count(sources.requests, 'request')}"
+    )
 
 
 @cli.command("sync")
@@ -211,8 +214,8 @@ def verify_command(
         for finding in report.findings:
             click.echo(f"{finding.kind}: {finding.path}: {finding.what}")
         click.echo(
-            f"{where}: {report.tags} tags in {report.repositories} repositories, {report.manifests} manifests and "
-            f"{report.blobs} blobs ({readable(report.size)}) read: {_verdict(len(report.findings))}"
+            f"{where}: {_count(report.tags, 'tag')}, {_count(report.manifests, 'manifest')} and "
+            f"{_count(report.blobs, 'blob')} ({readable(report.size)}) read: {_verdict(len(report.findings))}"
         )
     sys.exit(ExitCode.OK if report.holds else ExitCode.DOES_NOT_HOLD)
 
@@ -232,8 +235,9 @@ def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *
         for failure in report.failures:
             click.echo(f"{failure.request}: {failure.what}")
         click.echo(
-            f"{url}: {len(wanted)} references, {report.manifests} manifests and {report.blobs} blobs "
-            f"({readable(report.size)}) pulled in {report.requests} requests: {_verdict(len(report.failures))}"
+            f"{url}: {_count(len(wanted), 'reference')}, {_count(report.manifests, 'manifest')} and "
+            f"{_count(report.blobs, 'blob')} ({readable(report.size)}) pulled in {_count(report.requests, 'request')}: "
+            f"{_verdict(len(report.failures))}"
         )
     sys.exit(ExitCode.OK if report.holds else ExitCode.DOES_NOT_HOLD)
 
@@ -281,13 +285,13 @@ def _print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
         click.echo(line)
     plan = outcome.plan
     if plan.is_empty:
-        click.echo(f"{root}: unchanged, serves {len(plan.lock.pins)} tags of the lock {plan.lock.name!r}")
+        click.echo(f"{root}: unchanged, serves {_count(len(plan.lock.pins), 'tag')} of the lock {plan.lock.name!r}")
         return
-    done = "would be" if dry_run else "were"
-    release = f"release {outcome.release}, " if outcome.release else ""
+    release = f"release {outcome.release}: " if outcome.release else ""
+    would = "would be: " if dry_run else ""
     click.echo(
-        f"{root}: {release}{len(plan.moves)} tags {done} moved, {len(plan.fetches)} blobs "
-        f"({readable(plan.fetch_bytes)}) {done} fetched, {outcome.requests} requests"
+        f"{root}: {release}{would}{_count(len(plan.moves), 'tag')} moved, {_count(len(plan.fetches), 'blob')} "
+        f"({readable(plan.fetch_bytes)}) fetched; {_count(outcome.requests, 'request')}"
     )
 
 
@@ -375,7 +379,11 @@ def _probe_row(report: ProbeReport, wanted: dict[Reference, Digest | None]) -> d
 
 
 def _verdict(faults: int) -> str:
-    return "all holds" if not faults else f"{faults} {'fault' if faults == 1 else 'faults'}"
+    return "all holds" if not faults else _count(faults, "fault")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _short(digest: Digest | None) -> str:

@@ -179,7 +179,7 @@ def _fetch_blobs(
 ) -> None:
     """Fetch several blobs at a time; the first failure stops the others and is raised."""
     fetches = tuple(fetches)
-    progress.expect(sum(fetch.blob.size for fetch in fetches), f"{len(fetches)} blobs")
+    progress.expect(sum(fetch.blob.size for fetch in fetches), f"{len(fetches)} blob{'' if len(fetches) == 1 else 's'}")
     stop = threading.Event()
 
     def fetch_one(fetch: BlobFetch) -> None:
