@@ -15,7 +15,7 @@ from e2e.rollout import Rollout, Run, make_inventory
 from lab.base import Image
 from lab.engine import Engine
 from lab.host import Host
-from lab.images import Samples
+from lab.images import Sample, Samples
 from lab.network import Network
 
 pytest_plugins = ["lab.fixtures"]
@@ -32,8 +32,14 @@ def host(engine: Engine, host_image: Image, lab_network: Network) -> Iterator[Ho
 
 
 @pytest.fixture(scope="session")
-def rollout(host: Host, samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Rollout:
-    """The inventory of the site: one origin that is to serve two of the samples."""
+def served(samples: Samples, debian_sample: Sample) -> tuple[Sample, ...]:
+    """What the origin is to serve: images of a few layers, of two platforms, and of ordinary size."""
+    return (samples.layers, samples.oci_index, debian_sample)
+
+
+@pytest.fixture(scope="session")
+def rollout(host: Host, served: tuple[Sample, ...], tmp_path_factory: pytest.TempPathFactory) -> Rollout:
+    """The inventory of the site: one origin."""
     folder = make_inventory(
         tmp_path_factory.mktemp("inventory"),
         host,
@@ -45,7 +51,7 @@ def rollout(host: Host, samples: Samples, tmp_path_factory: pytest.TempPathFacto
         },
     )
     rollout = Rollout(folder, host.engine)
-    rollout.declare([samples.layers, samples.oci_index])
+    rollout.declare(served)
     return rollout
 
 

@@ -24,10 +24,10 @@ def moving(engine: Engine, samples: Samples) -> Sample:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(rollout: Rollout, samples: Samples) -> Iterator[None]:
+def as_it_was(rollout: Rollout, served: tuple[Sample, ...]) -> Iterator[None]:
     """Leave the images file as the other tests expect it."""
     yield
-    rollout.declare([samples.layers, samples.oci_index])
+    rollout.declare(served)
 
 
 def push(engine: Engine, source: Sample, target: Sample) -> str:
@@ -52,11 +52,17 @@ def digest_of(url: str, sample: Sample) -> str:
 
 
 def test_a_second_image_and_a_moved_tag_need_no_reload(
-    url: str, rollout: Rollout, host: Host, samples: Samples, moving: Sample, engine: Engine
+    url: str,
+    rollout: Rollout,
+    host: Host,
+    samples: Samples,
+    served: tuple[Sample, ...],
+    moving: Sample,
+    engine: Engine,
 ) -> None:
     before = nginx(host)
     assert requests.get(f"{url}/v2/{moving.repository}/tags/list", timeout=10).status_code == 404
-    rollout.declare([samples.layers, samples.oci_index, moving])
+    rollout.declare([*served, moving])
     assert rollout.play("playbooks/publish.yml").code == 0
     assert digest_of(url, moving) == moving.digest
 
@@ -76,12 +82,12 @@ def test_a_second_image_and_a_moved_tag_need_no_reload(
 
 
 def test_a_tag_that_is_named_no_more_is_withdrawn(
-    url: str, rollout: Rollout, host: Host, samples: Samples, moving: Sample
+    url: str, rollout: Rollout, host: Host, samples: Samples, served: tuple[Sample, ...], moving: Sample
 ) -> None:
     before = nginx(host)
-    rollout.declare([samples.layers, samples.oci_index, moving])
+    rollout.declare([*served, moving])
     assert rollout.play("playbooks/publish.yml").code == 0
-    rollout.declare([samples.layers, samples.oci_index])
+    rollout.declare(served)
     assert rollout.play("playbooks/publish.yml").code == 0
     answer = requests.get(f"{url}/v2/{moving.repository}/manifests/{moving.tag}", timeout=10)
     assert answer.status_code == 404

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from lab.engine import Engine
-from lab.images import Samples
+from lab.images import Sample, Samples
 
 ORIGIN = "198.18.0.11"
 
@@ -27,6 +27,14 @@ def test_an_empty_engine_pulls_by_digest_and_platform(
     client_engine.docker("pull", f"--platform={platform}", reference)
     output = client_engine.docker("run", "--rm", "--pull=never", f"--platform={platform}", reference)
     assert output == samples.oci_index.output(platform)
+
+
+def test_an_image_on_a_debian_root_file_system_is_pulled_and_runs(
+    url: str, client_engine: Engine, debian_sample: Sample
+) -> None:
+    reference = f"{ORIGIN}/{debian_sample.repository}:{debian_sample.tag}"
+    assert f"Digest: {debian_sample.digest}" in client_engine.docker("pull", reference)
+    assert client_engine.docker("run", "--rm", "--pull=never", reference) == debian_sample.output()
 
 
 def test_an_unknown_tag_is_an_error_that_docker_understands(url: str, client_engine: Engine) -> None:

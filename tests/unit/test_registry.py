@@ -143,7 +143,7 @@ def test_a_blob_comes_whole_in_pieces_of_at_most_one_mebibyte(scene: Scene) -> N
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_empty_blob_comes_empty(scene: Scene, chunked: bool) -> None:  # noqa: FBT001
+def test_an_empty_blob_comes_empty(scene: Scene, chunked: bool) -> None:
     image = scene.registry.add_image("team/app", "empty", make_image(layers=[b""]))
     scene.registry.misbehave(Fault(on="/blobs/", chunked=chunked))
     assert b"".join(scene.source.blob(image.layers[0])) == b""
@@ -1067,5 +1067,5 @@ def test_other_machines_are_not_this_one(host: str) -> None:
         ("https://sub.host/", False),
     ],
 )
-def test_an_origin_is_scheme_host_and_port(other: str, same: bool) -> None:  # noqa: FBT001
+def test_an_origin_is_scheme_host_and_port(other: str, same: bool) -> None:
     assert same_origin("https://host/v2/", other) is same
