@@ -8,7 +8,7 @@ from seawall.manifest import Descriptor, Manifest
 from seawall.media_type import OCI_INDEX, OCI_MANIFEST, ManifestKind
 from seawall.plan import Plan, TreeState, make_plan
 from seawall.reference import Reference
-from seawall.release import Release, TagMove
+from seawall.release import Release, TagMove, repositories_of
 
 EMPTY = TreeState(
     tags={},
@@ -130,29 +130,29 @@ def test_a_lock_of_another_name_withdraws_nothing() -> None:
 
 
 def test_what_an_interrupted_run_of_this_lock_put_there_is_withdrawn_too() -> None:
-    pending = Release(3, "2026-01-01T00:00:00Z", "site", (TagMove("c", "x", None, OTHER.digest),))
+    pending = Release(3, "2026-01-01T00:00:00Z", "sync", "site", (TagMove("c", "x", None, OTHER.digest),))
     state = replace(after(LOCK), pending=pending)
     state = replace(state, tags={**state.tags, Reference("c", "x"): OTHER.digest})
     plan = plan_for(LOCK, state)
     assert plan.moves == (TagMove("c", "x", OTHER.digest, None),)
-    assert plan.listed == ("c",)
+    assert repositories_of(plan.moves, plan.pending) == ("c",)
 
 
 def test_the_repositories_of_an_interrupted_run_get_their_tag_lists_again() -> None:
-    pending = Release(3, "2026-01-01T00:00:00Z", "other", (TagMove("c", "x", None, OTHER.digest),))
+    pending = Release(3, "2026-01-01T00:00:00Z", "sync", "other", (TagMove("c", "x", None, OTHER.digest),))
     plan = plan_for(LOCK, replace(after(LOCK), pending=pending))
-    assert plan.listed == ("c",)
+    assert repositories_of(plan.moves, plan.pending) == ("c",)
     assert not plan.is_empty
 
 
 def test_a_release_over_an_interrupted_one_goes_back_to_before_both() -> None:
     one, two, three = (Digest.of(seed) for seed in (b"1", b"2", b"3"))
-    pending = Release(3, "", "site", (TagMove("a", "x", one, two), TagMove("a", "y", None, two)))
-    release = Release(3, "", "site", (TagMove("a", "x", two, three), TagMove("a", "z", None, one)))
+    pending = Release(3, "", "sync", "site", (TagMove("a", "x", one, two), TagMove("a", "y", None, two)))
+    release = Release(3, "", "sync", "site", (TagMove("a", "x", two, three), TagMove("a", "z", None, one)))
     assert release.over(pending).moves == (
         TagMove("a", "x", one, three),
         TagMove("a", "y", None, two),
         TagMove("a", "z", None, one),
     )
-    back = Release(3, "", "site", (TagMove("a", "x", two, one),))
+    back = Release(3, "", "sync", "site", (TagMove("a", "x", two, one),))
     assert TagMove("a", "x", one, one) not in back.over(pending).moves

@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -20,7 +20,9 @@ from seawall.lock import Move, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
 from seawall.probe import ProbeReport, check_url, probe
-from seawall.reference import LayoutLocation, Reference
+from seawall.reference import LayoutLocation, Reference, check_tag
+from seawall.release import Release, TagMove
+from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
 from seawall.scrub import ScrubReport, scrub
 from seawall.sources import Sources, opener
 from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
@@ -183,6 +185,84 @@ def inspect_command(tree_root: Path, reference_text: str, as_json: bool) -> None
         print_table(("  BLOB", "MEDIA TYPE", "BYTES"), [(f"  {a}", b, c) for a, b, c in rows], frozenset({"BYTES"}))
 
 
+@cli.command("releases")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@_json
+def releases_command(tree_root: Path, as_json: bool) -> None:
+    """List every release of TREE: when it was made, by what, and how many tags it moved."""
+    tree = Tree.existing(tree_root)
+    found = [tree.read_release(number) for number in tree.releases()]
+    if as_json:
+        _print_json([_release_row(release) for release in found])
+        return
+    rows = [(str(r.number), r.time, r.by, r.lock or "-", str(len(r.moves))) for r in found]
+    print_table(("RELEASE", "TIME", "BY", "LOCK", "TAGS"), rows, right=frozenset({"RELEASE", "TAGS"}))
+
+
+@cli.command("rollback")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("number", metavar="RELEASE", type=click.IntRange(min=0))
+@_dry_run
+@_json
+def rollback_command(tree_root: Path, number: int, dry_run: bool, as_json: bool) -> None:
+    """Bring the tags of TREE back to how they were right after RELEASE (0: before the first).
+
+    Only tags move; nothing is fetched. The rollback is a release itself, and can be undone like any other.
+    """
+    _change(tree_root, lambda tree: plan_rollback(tree, number), dry_run=dry_run, as_json=as_json)
+
+
+@cli.command("tag")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("source", metavar="REPO:TAG")
+@click.argument("tag", metavar="NEW_TAG")
+@_dry_run
+@_json
+def tag_command(tree_root: Path, source: str, tag: str, dry_run: bool, as_json: bool) -> None:
+    """Point NEW_TAG at what REPO:TAG (or REPO@sha256:...) names, in the same repository of TREE."""
+    reference = Reference.parse(source)
+    check_tag(tag, "NEW_TAG")
+    _change(tree_root, lambda tree: plan_tag(tree, reference, tag), dry_run=dry_run, as_json=as_json)
+
+
+@cli.command("rm")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("names", metavar="REPO:TAG...", nargs=-1, required=True)
+@_dry_run
+@_json
+def rm_command(tree_root: Path, names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Take tags away from TREE; what they point at stays, by digest.
+
+    A tag that a lock names comes back when that lock is synced again.
+    """
+    references = tuple(map(Reference.parse, names))
+    _change(tree_root, lambda tree: plan_rm(tree, references), dry_run=dry_run, as_json=as_json)
+
+
+def _change(tree_root: Path, plan: Callable[[Tree], Change], *, dry_run: bool, as_json: bool) -> None:
+    """Plan a change of tags and, unless it is a rehearsal, make it; print what moved."""
+    tree = Tree.existing(tree_root)
+    release = None
+    if dry_run:
+        change = plan(tree)
+    else:
+        with watch() as progress, hold(tree) as writer:
+            change = plan(tree)
+            if not change.is_empty:
+                release = make_release(change, writer, progress)
+    if as_json:
+        moved = [_tag_move_row(move) for move in change.moves]
+        _print_json({"changed": not change.is_empty, "dry_run": dry_run, "release": release, "moved": moved})
+        return
+    for move in change.moves if dry_run else ():
+        click.echo(_tag_move_line(move))
+    if change.is_empty:
+        click.echo(f"{tree_root}: unchanged")
+        return
+    would = "would be: " if dry_run else f"release {release}: " if release else ""
+    click.echo(f"{tree_root}: {would}{_count(len(change.moves), 'tag')} moved")
+
+
 @cli.command("verify")
 @click.argument("where", metavar="TREE|URL")
 @click.argument("references", metavar="[REPO:TAG]...", nargs=-1)
@@ -303,7 +383,7 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
     for links in plan.links:
         yield f"link {len(links.manifests)} manifests and {len(links.blobs)} blobs in {links.repository}"
     for move in plan.moves:
-        yield f"move {move.reference} {_short(move.before)} -> {_short(move.after)}"
+        yield _tag_move_line(move)
     if plan.pending:
         yield f"finish the interrupted release {plan.pending.number}"
     if plan.applies:
@@ -319,10 +399,25 @@ def _outcome_row(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
         "requests": outcome.requests,
         "fetched": [{"digest": str(fetch.blob.digest), "size": fetch.blob.size} for fetch in plan.fetches],
         "stored": [{"digest": str(manifest.digest), "kind": str(manifest.kind)} for manifest in plan.manifests],
-        "moved": [
-            {"reference": str(move.reference), "before": _text(move.before), "after": _text(move.after)}
-            for move in plan.moves
-        ],
+        "moved": [_tag_move_row(move) for move in plan.moves],
+    }
+
+
+def _tag_move_row(move: TagMove) -> dict[str, Any]:
+    return {"reference": str(move.reference), "before": _text(move.before), "after": _text(move.after)}
+
+
+def _tag_move_line(move: TagMove) -> str:
+    return f"move {move.reference} {_short(move.before)} -> {_short(move.after)}"
+
+
+def _release_row(release: Release) -> dict[str, Any]:
+    return {
+        "release": release.number,
+        "time": release.time,
+        "by": release.by,
+        "lock": release.lock or None,
+        "moved": [_tag_move_row(move) for move in release.moves],
     }
 
 

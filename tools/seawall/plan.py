@@ -58,8 +58,6 @@ class Plan:
     moves: tuple[TagMove, ...]
     targets: Mapping[Digest, StoredManifest]
     """Where the manifests lie that the moves point tags at."""
-    listed: tuple[str, ...]
-    """Repositories whose tag list is to be written anew."""
     applies: bool
     """True where the lock differs from the one of this name that was last applied."""
     pending: Release | None
@@ -95,8 +93,6 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
                         blobs.setdefault(blob.digest)
                     if blob.digest not in state.stored_blobs:
                         fetches.setdefault(blob.digest, BlobFetch(blob, image))
-    moves = _tag_moves(lock, state)
-    pending = {move.repository for move in state.pending.moves} if state.pending else set()
     stored = {digest: stored for _, linked in links.values() for digest, stored in linked.items()}
     return Plan(
         lock=lock,
@@ -107,9 +103,8 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
             for repository, (blobs, linked) in sorted(links.items())
             if blobs or linked
         ),
-        moves=moves,
+        moves=_tag_moves(lock, state),
         targets=stored,
-        listed=tuple(sorted({move.repository for move in moves} | pending)),
         applies=state.applied.get(lock.name) != lock,
         pending=state.pending,
     )

@@ -1,6 +1,7 @@
 """Release records: what each change of a tree moved, so that it can be followed and undone."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,8 +33,10 @@ class Release:
     """Counts up from 1."""
     time: str
     """When it was begun: ISO 8601, UTC, in seconds."""
+    by: str
+    """What made it: ``sync``, ``rollback``, ``tag`` or ``rm``."""
     lock: str
-    """The name of the lock that was applied."""
+    """The name of the lock that was applied; empty where it was none."""
     moves: tuple[TagMove, ...]
 
     def over(self, pending: "Release | None") -> "Release":
@@ -52,12 +55,36 @@ class Release:
         return replace(self, moves=kept)
 
 
+def repositories_of(moves: Iterable[TagMove], pending: Release | None) -> tuple[str, ...]:
+    """Return the repositories whose tags *moves* change, or an interrupted release did."""
+    named = {move.repository for move in moves} | {move.repository for move in (pending.moves if pending else ())}
+    return tuple(sorted(named))
+
+
+def undoing(releases: Iterable[Release], tags: Mapping[Reference, Digest]) -> tuple[TagMove, ...]:
+    """Return the moves that bring the tags back to how they were before *releases*.
+
+    Args:
+        releases: the releases to undo, in any order.
+        tags: every tag that they name, with what it points at now; a missing tag is not in it.
+    """
+    before: dict[Reference, Digest | None] = {}
+    for release in sorted(releases, key=lambda release: -release.number):
+        before |= {move.reference: move.before for move in release.moves}
+    return tuple(
+        TagMove(reference.repository, str(reference.tag), tags.get(reference), digest)
+        for reference, digest in sorted(before.items(), key=lambda item: str(item[0]))
+        if tags.get(reference) != digest
+    )
+
+
 def release_text(release: Release) -> str:
     """Return *release* as its file has it."""
     document = {
         "version": 1,
         "release": release.number,
         "time": release.time,
+        "by": release.by,
         "lock": release.lock,
         "tags": [
             {
@@ -83,6 +110,7 @@ def parse_release(text: str, where: str) -> Release:
         return Release(
             number=int(document["release"]),
             time=str(document["time"]),
+            by=str(document["by"]),
             lock=str(document["lock"]),
             moves=tuple(
                 TagMove(row["repository"], row["tag"], _digest(row["before"]), _digest(row["after"]))

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from seawall.digest import Digest
 from seawall.errors import SourceError, TransientError
-from seawall.lock import Lock, LockedImage, lock_text
+from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest, parse_manifest
 from seawall.plan import BlobFetch, Plan, TreeState, make_plan
 from seawall.progress import Progress
-from seawall.release import Release, TagMove
+from seawall.releasing import Change, make_release
 from seawall.source import Source
 from seawall.sources import Sources
 from seawall.tree import Tree
@@ -111,67 +110,8 @@ def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, 
         for stored in links.manifests:
             writer.link_manifest(links.repository, str(stored.digest), stored)
     writer.settle()
-    return _release(plan, writer, progress)
-
-
-def _release(plan: Plan, writer: TreeWriter, progress: Progress) -> int | None:
-    tree = writer.tree
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    release = Release(tree.last_release() + 1, now, plan.lock.name, plan.moves).over(plan.pending)
-    release = _as_found(release, plan, tree)
-    if release.moves:
-        writer.begin_release(release)
-    for repository in plan.listed:
-        tags = set(tree.targets(repository)[0])
-        tags |= {move.tag for move in plan.moves if move.repository == repository and move.after}
-        tags -= {move.tag for move in plan.moves if move.repository == repository and not move.after}
-        writer.write_tag_list(repository, tags)
-    writer.settle()
-    for move in plan.moves:
-        _move_tag(move, plan, writer)
-        progress.say(f"{move.reference} {_story(move)}")
-    writer.settle()
-    if plan.applies:
-        writer.write_applied_lock(plan.lock.name, lock_text(plan.lock))
-    if release.moves:
-        writer.end_release(release)
-        return release.number
-    if plan.pending:
-        writer.drop_pending()
-    writer.settle()
-    return None
-
-
-def _as_found(release: Release, plan: Plan, tree: Tree) -> Release:
-    """Return *release* with the moves of an interrupted one as they really are: some had been made, some not."""
-    planned = {move.reference for move in plan.moves}
-    moves = []
-    for move in release.moves:
-        if move.reference not in planned:
-            stored = tree.linked_manifest(move.repository, move.tag)
-            after = stored.digest if stored else None
-            if after == move.before:
-                continue
-            moves.append(TagMove(move.repository, move.tag, move.before, after))
-        else:
-            moves.append(move)
-    return Release(release.number, release.time, release.lock, tuple(moves))
-
-
-def _move_tag(move: TagMove, plan: Plan, writer: TreeWriter) -> None:
-    if move.after is None:
-        writer.remove_tag(move.repository, move.tag)
-        return
-    stored = plan.targets.get(move.after) or writer.tree.linked_manifest(move.repository, str(move.after))
-    if stored is None:
-        raise AssertionError(f"{move.reference} moves to {move.after}, which {move.repository} does not serve")
-    writer.link_manifest(move.repository, move.tag, stored)
-
-
-def _story(move: TagMove) -> str:
-    if move.after is None:
-        return f"withdrawn (was {move.before})"
-    return f"-> {move.after}" + (f" (was {move.before})" if move.before else "")
+    change = Change("sync", plan.moves, plan.targets, plan.pending, plan.lock, applies=plan.applies)
+    return make_release(change, writer, progress)
 
 
 def _fetch_blobs(

@@ -220,11 +220,20 @@ class Tree:
     def pending_release(self) -> Release | None:
         """Return the release that an interrupted run left half done, if there is one."""
         path = self.root / RELEASES / PENDING
-        return parse_release(self.read(path).decode(), str(path)) if path.exists() else None
+        return parse_release(self.read(path).decode(errors="replace"), str(path)) if path.exists() else None
+
+    def read_release(self, number: int) -> Release:
+        """Return the record of release *number*."""
+        path = self.root / RELEASES / f"{number}.json"
+        return parse_release(self.read(path).decode(errors="replace"), str(path))
+
+    def releases(self) -> list[int]:
+        """Return the numbers of all releases, in order."""
+        return sorted(int(path.stem) for path in (self.root / RELEASES).glob("*.json") if path.stem.isdigit())
 
     def last_release(self) -> int:
         """Return the number of the newest release, 0 in a new tree."""
-        return max((int(path.stem) for path in (self.root / RELEASES).glob("*.json") if path.stem.isdigit()), default=0)
+        return max(self.releases(), default=0)
 
 
 def parse_manifest_name(name: str) -> StoredManifest | None:

@@ -1,0 +1,169 @@
+"""Releasing: move tags so that the change is whole, is recorded, and can be undone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from seawall.digest import Digest
+from seawall.errors import InputError
+from seawall.lock import Lock, lock_text
+from seawall.progress import Progress
+from seawall.reference import Reference
+from seawall.release import Release, TagMove, repositories_of, undoing
+from seawall.tree import StoredManifest, Tree
+from seawall.writer import TreeWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Tags to move, all in one release."""
+
+    by: str
+    """What makes it: ``sync``, ``rollback``, ``tag`` or ``rm``."""
+    moves: tuple[TagMove, ...]
+    targets: Mapping[Digest, StoredManifest] = field(default_factory=dict)
+    """Where manifests lie that tags are pointed at, as far as that is known already."""
+    pending: Release | None = None
+    """A release that an interrupted run left half done."""
+    lock: Lock | None = None
+    """The lock that is applied, where it is one."""
+    applies: bool = False
+    """True where *lock* differs from the one of its name that was last applied."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True where there is nothing to do."""
+        return not (self.moves or self.applies or self.pending)
+
+
+def plan_rollback(tree: Tree, number: int) -> Change:
+    """Return what brings the tags of *tree* back to how they were right after release *number* (0: before the first).
+
+    Raises:
+        InputError: there was no such release, or what it served is not in the tree any more.
+    """
+    last = tree.last_release()
+    if not 0 <= number <= last:
+        raise InputError(
+            str(number), f"is no release of {tree.root}", f"give one from 0 to {last}: see seawall releases"
+        )
+    pending = tree.pending_release()
+    undone = [tree.read_release(n) for n in range(number + 1, last + 1)] + ([pending] if pending else [])
+    named = {move.reference for release in undone for move in release.moves}
+    moves = undoing(undone, _tags(tree, named))
+    for move in moves:
+        _require_served(tree, move)
+    return Change("rollback", moves, pending=pending)
+
+
+def plan_tag(tree: Tree, source: Reference, tag: str) -> Change:
+    """Return what points *tag* at what *source*, of the same repository, names.
+
+    Raises:
+        InputError: the tree has no such reference.
+    """
+    stored = tree.linked_manifest(source.repository, source.target)
+    if stored is None:
+        raise InputError(str(source), f"is not in {tree.root}", f"see seawall ls {tree.root}")
+    before = _tags(tree, {Reference(source.repository, tag)}).get(Reference(source.repository, tag))
+    move = TagMove(source.repository, tag, before, stored.digest)
+    moves = (move,) if move.before != move.after else ()
+    return Change("tag", moves, {stored.digest: stored}, tree.pending_release())
+
+
+def plan_rm(tree: Tree, references: tuple[Reference, ...]) -> Change:
+    """Return what takes the tags *references* away; what they point at stays, by digest.
+
+    Raises:
+        InputError: one of them is no tag, or not in the tree.
+    """
+    tags = _tags(tree, {reference for reference in references if reference.tag})
+    for reference in references:
+        if reference.tag is None:
+            raise InputError(str(reference), "names a digest, which stays until it is pruned", "give REPO:TAG")
+        if reference not in tags:
+            raise InputError(str(reference), f"is not in {tree.root}", f"see seawall ls {tree.root}")
+    moves = tuple(TagMove(r.repository, str(r.tag), tags[r], None) for r in sorted(set(references), key=str))
+    return Change("rm", moves, pending=tree.pending_release())
+
+
+def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int | None:
+    """Do *change*; return the number of the release, or None where in the end no tag moved.
+
+    The order is: announcement, tag lists, tags, the applied lock, the release record. Killed in between, the next
+    run takes what was announced into its own release.
+
+    Raises:
+        TreeError: the disk refuses.
+    """
+    tree = writer.tree
+    release = _release_of(change, tree)
+    if release.moves:
+        writer.begin_release(release)
+    for repository in repositories_of(change.moves, change.pending):
+        tags = set(tree.targets(repository)[0])
+        tags |= {move.tag for move in change.moves if move.repository == repository and move.after}
+        tags -= {move.tag for move in change.moves if move.repository == repository and not move.after}
+        writer.write_tag_list(repository, tags)
+    writer.settle()
+    for move in change.moves:
+        _move_tag(move, change, writer)
+        progress.say(f"{move.reference} {_story(move)}")
+    writer.settle()
+    if change.lock and change.applies:
+        writer.write_applied_lock(change.lock.name, lock_text(change.lock))
+    if release.moves:
+        writer.end_release(release)
+        return release.number
+    if change.pending:
+        writer.drop_pending()
+    writer.settle()
+    return None
+
+
+def _release_of(change: Change, tree: Tree) -> Release:
+    """Return the release that records *change*, with the moves that an interrupted one really made."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    name = change.lock.name if change.lock else ""
+    release = Release(tree.last_release() + 1, now, change.by, name, change.moves).over(change.pending)
+    planned = {move.reference for move in change.moves}
+    tags = _tags(tree, {move.reference for move in release.moves} - planned)
+    found = (
+        move if move.reference in planned else replace(move, after=tags.get(move.reference)) for move in release.moves
+    )
+    return replace(release, moves=tuple(move for move in found if move.before != move.after))
+
+
+def _move_tag(move: TagMove, change: Change, writer: TreeWriter) -> None:
+    if move.after is None:
+        writer.remove_tag(move.repository, move.tag)
+        return
+    stored = change.targets.get(move.after) or writer.tree.linked_manifest(move.repository, str(move.after))
+    if stored is None:
+        raise AssertionError(f"{move.reference} moves to {move.after}, which {move.repository} does not serve")
+    writer.link_manifest(move.repository, move.tag, stored)
+
+
+def _require_served(tree: Tree, move: TagMove) -> None:
+    if move.after is None:
+        return
+    stored = tree.linked_manifest(move.repository, str(move.after))
+    if stored is None or not tree.manifest_path(stored).is_file():
+        raise InputError(
+            f"{move.reference} at {move.after}", f"is not in {tree.root} any more", "sync a lock that names it"
+        )
+
+
+def _tags(tree: Tree, references: set[Reference]) -> dict[Reference, Digest]:
+    """Return what each of *references* points at now; a missing tag is not in it."""
+    return {
+        reference: stored.digest
+        for reference in references
+        if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
+    }
+
+
+def _story(move: TagMove) -> str:
+    if move.after is None:
+        return f"withdrawn (was {move.before})"
+    return f"-> {move.after}" + (f" (was {move.before})" if move.before else "")
