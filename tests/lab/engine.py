@@ -23,9 +23,10 @@ class Engine:
     Use `Engine.start`; it is a context manager that stops the engine.
     """
 
-    def __init__(self, daemon: Daemon, socket: str, env: dict[str, str]) -> None:
+    def __init__(self, daemon: Daemon, folder: Path, socket: str, env: dict[str, str]) -> None:
         self.socket = socket
         self.env = env
+        self._folder = folder
         self._daemon = daemon
 
     @classmethod
@@ -72,7 +73,7 @@ class Engine:
             "DOCKER_CONFIG": str(config),
             "DOCKER_BUILDKIT": "0",  # Debian's engine has no buildx, and needs none here
         }
-        engine = cls(daemon, socket, env)
+        engine = cls(daemon, folder, socket, env)
         daemon.wait_ready(engine._answers, READY_SECONDS)
         return engine
 
@@ -103,12 +104,24 @@ class Engine:
     def stop(self) -> None:
         """End the engine and its containers."""
         self._daemon.stop()
+        unmount_below(self._folder)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount what is mounted at or below `folder`.
+
+    dockerd mounts its data root on itself, and forgets to take that back where the root file system is only a part of
+    its device: in a chroot, or in a subvolume of btrfs.
+    """
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for place in sorted((p for p in mounted if Path(p).is_relative_to(folder)), reverse=True):
+        run(["umount", place])
 
 
 def client() -> str:
