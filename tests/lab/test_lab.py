@@ -27,13 +27,13 @@ print(urllib.request.urlopen("https://pypi.org/simple/six/", timeout=60).status)
 
 @pytest.fixture(scope="module")
 def host(engine: Engine, host_image: Image, lab_network: Network) -> Iterator[Host]:
-    with Host.start(engine, host_image, "h1", "198.18.0.11") as started:
+    with Host.start(engine, host_image, "h1", "198.18.0.31") as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def bare(engine: Engine, bare_image: Image, lab_network: Network) -> Iterator[Host]:
-    with Host.start(engine, bare_image, "b1", "198.18.0.21") as started:
+    with Host.start(engine, bare_image, "b1", "198.18.0.41") as started:
         yield started
 
 
