@@ -43,7 +43,7 @@ def test_the_repository_is_by_default_the_full_name_of_the_source(tmp_path: Path
         ("version: 2", "version: 1", 1, "version"),
         ("name: Site!", "name: site", 2, "name"),
         ("sorce: docker://docker.io/library/alpine", "source: docker://docker.io/library/alpine", 4, "images[0].so"),
-        ("tags: []", 'tags: [3.20, "latest"]', 5, "images[0].tags"),
+        ("tags: []", 'tags: [3.20, "latest"]', 5, "images[0].tags is empty; name at least one"),
         ("tags: [a/b]", 'tags: [3.20, "latest"]', 5, "is not a tag"),
         ("tags: [a, a]", 'tags: [3.20, "latest"]', 4, "twice"),
         ("source: docker://docker.io/library/alpine:3", "source: docker://docker.io/library/alpine", 4, "has a tag"),
@@ -63,6 +63,15 @@ def test_an_error_names_file_line_and_field(wrong: str, right: str, line: int, s
     assert message.startswith(f"{tmp_path}/images.yml:{line}: "), message
     assert says in message
     assert "\n" not in message
+
+
+def test_an_error_reads_as_one_sentence_and_its_remedy(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(GOOD.replace('[3.20, "latest"]', "[late st]"), tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/images.yml:5: images[0].tags[0] 'late st' is not a tag; "
+        "use a letter, digit or _ first, then those, . or -, at most 128 characters"
+    )
 
 
 def test_a_layout_needs_a_name(tmp_path: Path) -> None:

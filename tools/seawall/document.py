@@ -84,11 +84,14 @@ def _input_error(error: pydantic.ValidationError, lines: Mapping[FieldPath, int]
     known = path
     while known not in lines:
         known = known[:-1]
-    cause = first.get("ctx", {}).get("error")
+    # A validator wraps what it has to say in a ValueError, because pydantic listens to nothing else.
+    cause = next(iter(getattr(first.get("ctx", {}).get("error"), "args", ())), None)
     if isinstance(cause, InputError):
         what, todo = cause.what, cause.todo
     elif first["type"] == "missing":
         what, todo = "is missing", "add it"
+    elif first["type"] == "too_short":
+        what, todo = "is empty", "name at least one"
     elif first["type"] == "extra_forbidden":
         what, todo = "is not a field that is known here", "remove it or correct its name"
     else:
