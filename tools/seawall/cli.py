@@ -82,7 +82,8 @@ def lock_command(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
     sources = Sources(images_file.parent, opener())
-    new = pin(images, old, sources, upgrade=upgrade, jobs=jobs)
+    upgraded = images.repositories if upgrade else ()
+    new = pin(images, old, sources, upgrade=upgraded, jobs=jobs)
     changed = new != old
     if changed and not dry_run:
         write_lock(lock_file, new)

@@ -1,13 +1,14 @@
 """The images file (``images.yml``): what a person wants a tree to carry."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from seawall.document import read_document
 from seawall.errors import InputError
 from seawall.reference import LayoutLocation, Location, RegistryLocation, check_repository, check_tag, parse_location
+from seawall.tag_filter import TagFilter
 
 LOCK_NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 
@@ -19,7 +20,22 @@ def _tag(text: str) -> str:
         raise ValueError(error) from error
 
 
+def _glob(value: Any) -> Any:
+    return {"glob": value} if isinstance(value, str) else value
+
+
+def _sort_of(value: Any) -> str:
+    is_name = isinstance(value, str) and not set(value) & set("*?")
+    return "name" if is_name else "filter"
+
+
 Tag = Annotated[str, pydantic.AfterValidator(_tag)]
+WantedTag = Annotated[
+    Annotated[Tag, pydantic.Tag("name")]
+    | Annotated[TagFilter, pydantic.BeforeValidator(_glob), pydantic.Tag("filter")],
+    pydantic.Discriminator(_sort_of),
+]
+"""A tag by its name, or a filter; text with ``*`` or ``?`` in it is a filter by that glob."""
 
 
 class ImageEntry(pydantic.BaseModel):
@@ -31,7 +47,8 @@ class ImageEntry(pydantic.BaseModel):
     """``docker://HOST/REPOSITORY`` or ``oci:DIR`` (relative to the images file)."""
     name: str = ""
     """The repository in the tree; for ``docker://`` the source's full name if left out."""
-    tags: tuple[Tag, ...] = pydantic.Field(min_length=1)
+    tags: tuple[WantedTag, ...] = pydantic.Field(min_length=1)
+    """The tags to carry, by name or by filter."""
     plain_http: bool = False
     """Talk HTTP to the source's registry, not HTTPS."""
 
@@ -48,6 +65,16 @@ class ImageEntry(pydantic.BaseModel):
         if len(set(self.tags)) != len(self.tags):
             raise ValueError(InputError("", "lists a tag twice under 'tags'", "list each tag once"))
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tags that are carried by their names."""
+        return tuple(wanted for wanted in self.tags if isinstance(wanted, str))
+
+    @property
+    def filters(self) -> tuple[TagFilter, ...]:
+        """The filters that pick the other tags."""
+        return tuple(wanted for wanted in self.tags if isinstance(wanted, TagFilter))
 
     @property
     def location(self) -> Location:
@@ -83,11 +110,16 @@ class ImagesFile(pydantic.BaseModel):
     """The lock's name: a lock withdraws from a tree only what the lock of the same name put there."""
     images: tuple[ImageEntry, ...]
 
+    @property
+    def repositories(self) -> frozenset[str]:
+        """The repositories of the tree that it fills."""
+        return frozenset(entry.repository for entry in self.images)
+
     @pydantic.model_validator(mode="after")
     def _carries_each_tag_once(self) -> "ImagesFile":
         seen: set[tuple[str, str]] = set()
         for entry in self.images:
-            for tag in entry.tags:
+            for tag in entry.names:
                 if (entry.repository, tag) in seen:
                     raise ValueError(
                         InputError("", f"carries {entry.repository}:{tag} in two entries", "keep it in one of them")

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,9 +13,10 @@ import yaml
 from seawall.digest import Digest
 from seawall.document import parse_document, read_document
 from seawall.errors import InputError
-from seawall.images import LOCK_NAME_PATTERN, ImageEntry, ImagesFile, Tag
+from seawall.images import LOCK_NAME_PATTERN, ImageEntry, Tag
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Location, Reference, check_repository, parse_location
+from seawall.tag_filter import TagFilter
 
 HEADER = '# Written by "seawall lock": review it and commit it, but edit the images file instead.\n'
 
@@ -48,6 +49,15 @@ class Pin(pydantic.BaseModel):
     """Bytes."""
 
 
+class LockedFilter(pydantic.BaseModel):
+    """A filter, with the tags that it found when the source was last asked."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    wanted: TagFilter
+    found: tuple[Tag, ...] = pydantic.Field(min_length=1)
+
+
 class LockedImage(pydantic.BaseModel):
     """One source and the tags that it fills a repository with."""
 
@@ -57,6 +67,8 @@ class LockedImage(pydantic.BaseModel):
     """The repository in the tree."""
     source: str
     plain_http: bool = False
+    filters: tuple[LockedFilter, ...] = ()
+    """Why there are tags that nobody named; a filter that stands here as it is wanted is not asked again."""
     tags: dict[Tag, Pin] = pydantic.Field(min_length=1)
 
     @pydantic.model_validator(mode="after")
@@ -125,6 +137,11 @@ def lock_text(lock: Lock) -> str:
         row: dict[str, object] = {"name": image.name, "source": image.source}
         if image.plain_http:
             row["plain_http"] = True
+        if image.filters:
+            row["filters"] = [
+                {"wanted": locked.wanted.model_dump(exclude_defaults=True), "found": list(locked.found)}
+                for locked in sorted(image.filters, key=str)
+            ]
         row["tags"] = {
             tag: {"digest": str(pin.digest), "mediaType": pin.media_type, "size": pin.size}
             for tag, pin in sorted(image.tags.items())
@@ -170,39 +187,71 @@ class Move:
     """None for a tag that the lock names no more."""
 
 
-def kept_pins(images: ImagesFile, old: Lock | None) -> dict[Reference, Pin]:
-    """Return the pins of *old* that still stand: those of tags that *images* carries from the same source."""
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An entry of the images file, with what its filters found."""
+
+    entry: ImageEntry
+    filters: tuple[LockedFilter, ...] = ()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Every tag that the entry carries, each once, sorted."""
+        found = (tag for locked in self.filters for tag in locked.found)
+        return tuple(sorted({*self.entry.names, *found}))
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The same as references of the tree."""
+        return tuple(Reference(self.entry.repository, tag) for tag in self.tags)
+
+
+def kept_filters(entry: ImageEntry, old: Lock | None) -> dict[TagFilter, LockedFilter]:
+    """Return those filters of *entry* that stand in *old* as they are wanted, for the same repository and source."""
+    known = {
+        locked.wanted: locked
+        for image in (old.images if old else ())
+        if (image.name, image.source) == (entry.repository, str(entry.location))
+        for locked in image.filters
+    }
+    return {wanted: known[wanted] for wanted in entry.filters if wanted in known}
+
+
+def kept_pins(carried: Iterable[Carried], old: Lock | None) -> dict[Reference, Pin]:
+    """Return the pins of *old* that still stand: those of tags that are *carried* from the same source."""
     if old is None:
         return {}
     sources = {Reference(image.name, tag): image.source for image in old.images for tag in image.tags}
     pins = old.pins
     return {
         reference: pins[reference]
-        for entry in images.images
-        for reference in (Reference(entry.repository, tag) for tag in entry.tags)
-        if sources.get(reference) == str(entry.location)
+        for one in carried
+        for reference in one.references
+        if sources.get(reference) == str(one.entry.location)
     }
 
 
-def make_lock(images: ImagesFile, pins: Mapping[Reference, Pin]) -> Lock:
-    """Return the lock of *images*, whose tags are all in *pins*."""
+def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pin]) -> Lock:
+    """Return the lock *name* of what is *carried*, all of whose tags are in *pins*."""
     locked: dict[tuple[str, str], LockedImage] = {}
-    for entry in images.images:
-        image = _locked(entry, pins)
+    for one in carried:
+        image = _locked(one, pins)
         before = locked.get((image.name, image.source))
         if before is not None:
-            image = image.model_copy(update={"tags": {**before.tags, **image.tags}})
+            tags, filters = {**before.tags, **image.tags}, (*before.filters, *image.filters)
+            image = image.model_copy(update={"tags": tags, "filters": filters})
         locked[image.name, image.source] = image
     ordered = tuple(locked[key] for key in sorted(locked))
-    return Lock(name=images.name, images=ordered)
+    return Lock(name=name, images=ordered)
 
 
-def _locked(entry: ImageEntry, pins: Mapping[Reference, Pin]) -> LockedImage:
+def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
     return LockedImage(
-        name=entry.repository,
-        source=str(entry.location),
-        plain_http=entry.plain_http,
-        tags={tag: pins[Reference(entry.repository, tag)] for tag in sorted(entry.tags)},
+        name=one.entry.repository,
+        source=str(one.entry.location),
+        plain_http=one.entry.plain_http,
+        filters=tuple(sorted(one.filters, key=str)),
+        tags={tag: pins[reference] for tag, reference in zip(one.tags, one.references, strict=True)},
     )
 
 

@@ -1,0 +1,71 @@
+"""Pinning: what filters find is pinned, and stays so until it is asked for anew."""
+
+import pytest
+
+from seawall.errors import ExitCode
+from unit.fake_registry import FakeRegistry
+from unit.tool_site import Site, entry
+
+NAME = "up.example/team/app"
+
+
+@pytest.fixture
+def app(registry: FakeRegistry) -> FakeRegistry:
+    """A registry whose team/app has 1.8, 1.9, 1.10, 2.0 and latest."""
+    for tag in ("1.8", "1.9", "1.10", "2.0", "latest"):
+        registry.add_image("team/app", tag)
+    return registry
+
+
+def locked(site: Site, *options: str) -> set[str]:
+    ran = site.run("lock", site.images_file, *options)
+    assert ran.code == 0, ran.err
+    assert site.sync().code == 0
+    return {reference.removeprefix(f"{NAME}:") for reference in site.tags()}
+
+
+def test_what_filters_find_is_pinned_beside_what_is_named(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", "latest", "1.?", {"range": "<2", "newest": 1}))
+    assert locked(site) == {"latest", "1.8", "1.9", "1.10"}
+    assert len(app.asked("GET", "/tags/list")) == 1
+
+
+def test_a_second_lock_asks_nothing_although_the_source_has_more(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", {"range": ">=1,<2", "newest": 2}))
+    assert locked(site) == {"1.9", "1.10"}
+    app.add_image("team/app", "1.11")
+    assert (site.lock().answer["requests"], site.lock().answer["changed"]) == (0, False)
+    assert locked(site, "--upgrade") == {"1.10", "1.11"}
+
+
+def test_a_changed_filter_is_asked_anew_and_pins_stay(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", {"range": ">=1,<2", "newest": 2}, "2.*"))
+    before = app.store.manifests["team/app", "1.10"][0]
+    locked(site)
+    app.add_image("team/app", "1.10", app.add_image("team/app", "2.0"))
+    app.add_image("team/app", "2.1")
+    site.declare(entry(app, "team/app", {"range": ">=1,<2", "newest": 3}, "2.*"))
+    assert locked(site) == {"1.8", "1.9", "1.10", "2.0"}, "the other filter is not asked again"
+    assert (site.root / f"v2/{NAME}/manifests/1.10").read_bytes() == before
+
+
+def test_a_filter_that_matches_nothing_is_named(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", "latest", {"range": ">=1", "suffix": "-alpine"}))
+    ran = site.lock()
+    assert ran.code == ExitCode.SOURCE
+    assert "the filter {range: >=1, suffix: -alpine} matches none of 5 tags" in ran.err
+    assert not site.lock_file.exists()
+
+
+def test_two_entries_that_come_to_carry_one_tag_are_refused(site: Site, app: FakeRegistry) -> None:
+    app.add_image("other/app", "1.8")
+    site.declare(entry(app, "team/app", "1.*"), entry(app, "other/app", "1.8", name=NAME))
+    ran = site.lock()
+    assert ran.code == ExitCode.INPUT
+    assert f"{NAME}:1.8 is carried by two entries" in ran.err
+
+
+def test_named_tags_cost_no_tag_list(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", "latest"))
+    site.lock()
+    assert not app.asked("GET", "/tags/list")
