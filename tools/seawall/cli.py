@@ -16,6 +16,7 @@ from seawall.describe import Description, ImageDescription, describe, describe_a
 from seawall.digest import Digest
 from seawall.errors import ExitCode, InputError, SeawallError, TreeError
 from seawall.images import read_images
+from seawall.immutable import check_lock
 from seawall.lock import Move, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
@@ -84,6 +85,7 @@ def lock_command(
     sources = Sources(images_file.parent, opener())
     upgraded = images.repositories if upgrade else ()
     new = pin(images, old, sources, upgrade=upgraded, jobs=jobs)
+    check_lock(old, new, str(lock_file))
     changed = new != old
     if changed and not dry_run:
         write_lock(lock_file, new)

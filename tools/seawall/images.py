@@ -38,6 +38,12 @@ WantedTag = Annotated[
 """A tag by its name, or a filter; text with ``*`` or ``?`` in it is a filter by that glob."""
 
 
+Immutable = Annotated[
+    Annotated[bool, pydantic.Tag("flag")] | Annotated[tuple[WantedTag, ...], pydantic.Tag("list")],
+    pydantic.Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "flag"),
+]
+
+
 class ImageEntry(pydantic.BaseModel):
     """One entry of the images file: a source, the repository it fills, and the tags to carry."""
 
@@ -49,6 +55,8 @@ class ImageEntry(pydantic.BaseModel):
     """The repository in the tree; for ``docker://`` the source's full name if left out."""
     tags: tuple[WantedTag, ...] = pydantic.Field(min_length=1)
     """The tags to carry, by name or by filter."""
+    immutable: Immutable = False
+    """True, or those of the carried tags that must never move."""
     plain_http: bool = False
     """Talk HTTP to the source's registry, not HTTPS."""
 

@@ -16,7 +16,7 @@ from seawall.errors import InputError
 from seawall.images import LOCK_NAME_PATTERN, ImageEntry, Tag
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Location, Reference, check_repository, parse_location
-from seawall.tag_filter import TagFilter
+from seawall.tag_filter import TagFilter, select
 
 HEADER = '# Written by "seawall lock": review it and commit it, but edit the images file instead.\n'
 
@@ -47,6 +47,8 @@ class Pin(pydantic.BaseModel):
     media_type: Annotated[str, pydantic.AfterValidator(_manifest_media_type)] = pydantic.Field(alias="mediaType")
     size: int = pydantic.Field(ge=1)
     """Bytes."""
+    immutable: bool = False
+    """Whether the tag must never be pinned to anything else."""
 
 
 class LockedFilter(pydantic.BaseModel):
@@ -144,6 +146,7 @@ def lock_text(lock: Lock) -> str:
             ]
         row["tags"] = {
             tag: {"digest": str(pin.digest), "mediaType": pin.media_type, "size": pin.size}
+            | ({"immutable": True} if pin.immutable else {})
             for tag, pin in sorted(image.tags.items())
         }
         images.append(row)
@@ -201,6 +204,21 @@ class Carried:
         return tuple(sorted({*self.entry.names, *found}))
 
     @property
+    def immutable(self) -> frozenset[str]:
+        """Those of the tags that must never move.
+
+        Raises:
+            InputError: a tag is named immutable that is not carried.
+        """
+        wanted = self.entry.immutable
+        if isinstance(wanted, bool):
+            return frozenset(self.tags if wanted else ())
+        for name in wanted:
+            if isinstance(name, str) and name not in self.tags:
+                raise InputError(self.entry.source, f"immutable names {name}, which is not carried", "correct it")
+        return frozenset(tag for one in wanted for tag in ([one] if isinstance(one, str) else select(one, self.tags)))
+
+    @property
     def references(self) -> tuple[Reference, ...]:
         """The same as references of the tree."""
         return tuple(Reference(self.entry.repository, tag) for tag in self.tags)
@@ -246,12 +264,16 @@ def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pi
 
 
 def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
+    immutable = one.immutable
     return LockedImage(
         name=one.entry.repository,
         source=str(one.entry.location),
         plain_http=one.entry.plain_http,
         filters=tuple(sorted(one.filters, key=str)),
-        tags={tag: pins[reference] for tag, reference in zip(one.tags, one.references, strict=True)},
+        tags={
+            tag: pins[reference].model_copy(update={"immutable": tag in immutable})
+            for tag, reference in zip(one.tags, one.references, strict=True)
+        },
     )
 
 
