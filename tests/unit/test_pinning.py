@@ -2,8 +2,9 @@
 
 import pytest
 
+from seawall.digest import Digest
 from seawall.errors import ExitCode
-from unit.fake_registry import FakeRegistry
+from unit.fake_registry import FakeRegistry, make_image
 from unit.tool_site import Site, entry
 
 NAME = "up.example/team/app"
@@ -47,6 +48,41 @@ def test_a_changed_filter_is_asked_anew_and_pins_stay(site: Site, app: FakeRegis
     site.declare(entry(app, "team/app", {"range": ">=1,<2", "newest": 3}, "2.*"))
     assert locked(site) == {"1.8", "1.9", "1.10", "2.0"}, "the other filter is not asked again"
     assert (site.root / f"v2/{NAME}/manifests/1.10").read_bytes() == before
+
+
+def test_an_upgrade_of_one_repository_asks_no_other(site: Site, app: FakeRegistry) -> None:
+    app.add_image("other/app", "1", make_image("old"))
+    site.declare(entry(app, "team/app", "1.*"), entry(app, "other/app", "1"))
+    site.lock()
+    new = app.add_image("other/app", "1", make_image("new"))
+    app.add_image("team/app", "1.9", make_image("new"))
+    app.add_image("team/app", "1.11")
+    asked = len(app.requests)
+    moves = site.lock("--upgrade", "--only", "up.example/other/app").answer["moved"]
+    assert [(row["reference"], row["after"]) for row in moves] == [("up.example/other/app:1", str(new.digest))]
+    assert len(app.requests) == asked + 1
+    moves = site.lock("--upgrade", "--only", NAME, "--only", "up.example/other/app").answer["moved"]
+    assert [row["reference"] for row in moves] == [f"{NAME}:1.11", f"{NAME}:1.9"]
+
+
+def test_an_upgrade_of_a_repository_that_is_not_there_is_refused(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", "latest"))
+    ran = site.lock("--upgrade", "--only", "team/app")
+    assert ran.code == ExitCode.INPUT
+    assert f"team/app: is no repository that the images file fills; give one of {NAME}" in ran.err
+    assert site.lock("--only", NAME).code == ExitCode.USAGE
+
+
+def test_what_moved_is_printed_as_a_table(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", "latest", "2.0"))
+    site.lock()
+    old = app.store.manifests["team/app", "latest"][0]
+    new = app.add_image("team/app", "latest", make_image("new"))
+    shown = site.run("lock", site.images_file, "--upgrade").out.splitlines()
+    assert shown[0].split() == ["REFERENCE", "FROM", "TO"]
+    assert shown[1].split() == [f"{NAME}:latest", f"sha256:{Digest.of(old).hex[:12]}", f"sha256:{new.digest.hex[:12]}"]
+    assert len(shown) == 3
+    assert len(site.run("lock", site.images_file).out.splitlines()) == 1
 
 
 def test_a_filter_that_matches_nothing_is_named(site: Site, app: FakeRegistry) -> None:

@@ -52,7 +52,8 @@ def cli() -> None:
 @cli.command("lock")
 @click.argument("images_file", type=_PATH)
 @click.option("--lock", "lock_file", type=_PATH, help="The lock to write.  [default: images.lock beside IMAGES_FILE]")
-@click.option("--upgrade", is_flag=True, help="Pin every tag anew, to what it points at now.")
+@click.option("--upgrade", is_flag=True, help="Ask every filter again, and pin every tag to what it points at now.")
+@click.option("--only", metavar="REPO", multiple=True, help="With --upgrade: only in this repository.  [repeatable]")
 @_dry_run
 @_json
 @_jobs
@@ -60,15 +61,20 @@ def lock_command(
     images_file: Path,
     lock_file: Path | None,
     upgrade: bool,
+    only: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     jobs: int,
 ) -> None:
     """Pin the tags that IMAGES_FILE names to digests.
 
-    Tags that are pinned already stay where they are, and cost no request, unless --upgrade is given.
+    What is pinned already stays where it is, and costs no request, unless --upgrade is given. A REPO is named as in
+    the tree.
     """
+    if only and not upgrade:
+        raise click.UsageError("--only says what to upgrade: give --upgrade as well.")
     images = read_images(images_file)
+    upgraded = images.chosen(only) if upgrade else frozenset[str]()
     lock_file = lock_file or images_file.with_name("images.lock")
     same_folder = lock_file.parent.resolve() == images_file.parent.resolve()
     for entry in images.images:
@@ -83,7 +89,6 @@ def lock_command(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
     sources = Sources(images_file.parent, opener())
-    upgraded = images.repositories if upgrade else ()
     new = pin(images, old, sources, upgrade=upgraded, jobs=jobs)
     check_lock(old, new, str(lock_file))
     changed = new != old
@@ -100,8 +105,9 @@ def lock_command(
             }
         )
         return
-    for move in moved:
-        click.echo(f"{move.reference}  {_short(move.old)} -> {_short(move.new)}")
+    if moved:
+        rows = [(str(move.reference), _short(move.old), _short(move.new)) for move in moved]
+        print_table(("REFERENCE", "FROM", "TO"), rows)
     verb = "would be written" if dry_run else "written"
     click.echo(
         f"{lock_file}: {verb if changed else 'unchanged'}, {_count(len(new.pins), 'tag')}, "

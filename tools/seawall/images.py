@@ -1,5 +1,6 @@
 """The images file (``images.yml``): what a person wants a tree to carry."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from seawall.reference import LayoutLocation, Location, RegistryLocation, check_
 from seawall.tag_filter import TagFilter
 
 LOCK_NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
+
+_NAMES_SHOWN = 10
 
 
 def _tag(text: str) -> str:
@@ -118,10 +121,18 @@ class ImagesFile(pydantic.BaseModel):
     """The lock's name: a lock withdraws from a tree only what the lock of the same name put there."""
     images: tuple[ImageEntry, ...]
 
-    @property
-    def repositories(self) -> frozenset[str]:
-        """The repositories of the tree that it fills."""
-        return frozenset(entry.repository for entry in self.images)
+    def chosen(self, only: Iterable[str]) -> frozenset[str]:
+        """Return the repositories of the tree that are in *only*, or all that it fills where that names none.
+
+        Raises:
+            InputError: it fills no such repository.
+        """
+        filled = frozenset(entry.repository for entry in self.images)
+        chosen = frozenset(only)
+        for name in sorted(chosen - filled):
+            shown = ", ".join(sorted(filled)[:_NAMES_SHOWN]) + (", …" if len(filled) > _NAMES_SHOWN else "")
+            raise InputError(name, "is no repository that the images file fills", f"give one of {shown or 'its names'}")
+        return chosen or filled
 
     @pydantic.model_validator(mode="after")
     def _carries_each_tag_once(self) -> "ImagesFile":
