@@ -32,7 +32,11 @@ def _sort_of(value: Any) -> str:
     return "name" if is_name else "filter"
 
 
-Tag = Annotated[str, pydantic.AfterValidator(_tag)]
+Tag = Annotated[
+    str,
+    pydantic.AfterValidator(_tag),
+    pydantic.Field(json_schema_extra={"pattern": "^[A-Za-z0-9_*?][A-Za-z0-9_.*?-]*$"}),
+]
 WantedTag = Annotated[
     Annotated[Tag, pydantic.Tag("name")]
     | Annotated[TagFilter, pydantic.BeforeValidator(_glob), pydantic.Tag("filter")],
@@ -50,7 +54,7 @@ Immutable = Annotated[
 class ImageEntry(pydantic.BaseModel):
     """One entry of the images file: a source, the repository it fills, and the tags to carry."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: str
     """``docker://HOST/REPOSITORY`` or ``oci:DIR`` (relative to the images file)."""
@@ -114,12 +118,14 @@ def _default_name(location: Location) -> str:
 class ImagesFile(pydantic.BaseModel):
     """The whole images file."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     version: Literal["1"]
+    """The version of this format."""
     name: str = pydantic.Field(pattern=LOCK_NAME_PATTERN)
     """The lock's name: a lock withdraws from a tree only what the lock of the same name put there."""
     images: tuple[ImageEntry, ...]
+    """What to carry."""
 
     def chosen(self, only: Iterable[str]) -> frozenset[str]:
         """Return the repositories of the tree that are in *only*, or all that it fills where that names none.

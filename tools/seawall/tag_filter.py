@@ -30,7 +30,12 @@ json.dump([tag for tag in tags if re.fullmatch(pattern, tag)], sys.stdout)
 class TagFilter(pydantic.BaseModel):
     """A rule that picks tags: those that fit all that it says."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={"anyOf": [{"required": [name]} for name in ("glob", "regex", "range")]},
+    )
 
     glob: str = pydantic.Field("", min_length=1, max_length=_PATTERN_MAX)
     """``*`` stands for any characters, ``?`` for one; as in a shell, but without ``[ ]``."""
