@@ -17,7 +17,7 @@ from seawall.digest import Digest
 from seawall.errors import ExitCode, InputError, SeawallError, TreeError
 from seawall.images import read_images
 from seawall.immutable import check_lock
-from seawall.lock import Move, moves, read_lock, write_lock
+from seawall.lock import Move, differences, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
 from seawall.probe import ProbeReport, check_url, probe
@@ -25,6 +25,7 @@ from seawall.reference import LayoutLocation, Reference, check_tag
 from seawall.release import Release, TagMove
 from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
 from seawall.scrub import ScrubReport, scrub
+from seawall.served import tags_of_server, tags_of_tree
 from seawall.sources import Sources, opener
 from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
 from seawall.terminal import print_table, readable, watch
@@ -148,6 +149,43 @@ def sync_command(
         _print_json(_outcome_row(outcome, dry_run=dry_run))
     else:
         _print_outcome(outcome, tree_root, dry_run=dry_run)
+
+
+@cli.command("diff")
+@click.argument("lock_file", metavar="LOCK", type=_PATH)
+@click.argument("other", metavar="LOCK|TREE|URL")
+@click.option("--all", "others", is_flag=True, help="With TREE: also show tags that LOCK does not name.")
+@_json
+@_jobs
+def diff_command(lock_file: Path, other: str, others: bool, as_json: bool, jobs: int) -> None:
+    """Compare LOCK with another lock, a tree or a server; exit with 0 if they agree, with 1 if not.
+
+    Of a TREE the tags are compared that LOCK names; a URL (http:// or https://) is asked for the same, with one HEAD
+    request a tag. Nothing is changed.
+    """
+    before = read_lock(lock_file).digests
+    is_url = other.startswith(("http://", "https://"))
+    is_tree = not is_url and Path(other).is_dir()
+    if others and not is_tree:
+        raise InputError(other, "is no tree, and --all is about tags of a tree", "leave --all out")
+    if is_url:
+        after = tags_of_server(other, before, opener(), jobs)
+    elif is_tree:
+        after = tags_of_tree(Tree.existing(Path(other)), before, others=others)
+    else:
+        after = read_lock(Path(other)).digests
+    found = differences(before, after)
+    if as_json:
+        _print_json(
+            {"equal": not found, "tags": len({*before, *after}), "different": [_move_row(row) for row in found]}
+        )
+    else:
+        if found:
+            rows = [(str(row.reference), _short(row.old), _short(row.new)) for row in found]
+            print_table(("REFERENCE", str(lock_file), other), rows)
+        verdict = f"{len(found)} of {_count(len({*before, *after}), 'tag')} differ" if found else "no difference"
+        click.echo(f"{other}: {verdict}")
+    sys.exit(ExitCode.DOES_NOT_HOLD if found else ExitCode.OK)
 
 
 @cli.command("ls")

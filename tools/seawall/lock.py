@@ -113,6 +113,11 @@ class Lock(pydantic.BaseModel):
         """Every tag that the lock names, with what it is pinned to."""
         return {Reference(image.name, tag): pin for image in self.images for tag, pin in image.tags.items()}
 
+    @property
+    def digests(self) -> dict[Reference, Digest]:
+        """Every tag that the lock names, with the digest that it is pinned to."""
+        return {reference: pin.digest for reference, pin in self.pins.items()}
+
 
 def read_lock(path: Path) -> Lock:
     """Return the lock *path*.
@@ -181,7 +186,7 @@ def write_lock(path: Path, lock: Lock) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A tag that a new lock pins otherwise than the old one."""
+    """A tag that a new lock pins otherwise than the old one, or that two places have differently."""
 
     reference: Reference
     old: Digest | None
@@ -279,11 +284,13 @@ def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
 
 def moves(old: Lock | None, new: Lock) -> tuple[Move, ...]:
     """Return what *new* pins otherwise than *old*, in order of reference."""
-    before = old.pins if old else {}
-    after = new.pins
+    return differences(old.digests if old else {}, new.digests)
+
+
+def differences(before: Mapping[Reference, Digest], after: Mapping[Reference, Digest]) -> tuple[Move, ...]:
+    """Return the tags that do not point at the same in *before* and *after*, in order of reference."""
     return tuple(
-        Move(reference, before[reference].digest if reference in before else None, digest)
+        Move(reference, before.get(reference), after.get(reference))
         for reference in sorted({*before, *after}, key=str)
-        if (digest := after[reference].digest if reference in after else None)
-        != (before[reference].digest if reference in before else None)
+        if before.get(reference) != after.get(reference)
     )

@@ -15,7 +15,7 @@ from seawall.authorization import Authorization
 from seawall.challenge import parse_challenges
 from seawall.credentials import CredentialsLookup, anonymous
 from seawall.digest import Digest
-from seawall.errors import InputError, SeawallError, SourceError, TransientError
+from seawall.errors import InputError, NotFoundError, SeawallError, SourceError, TransientError
 from seawall.http_session import HttpRequest, HttpSession, printable, same_origin
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
 from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
@@ -204,7 +204,7 @@ class RegistrySource:
         if at_home and answer.status == http.client.FORBIDDEN:
             return self._authorization.refused(where, answer.said)
         if answer.status == http.client.NOT_FOUND:
-            return SourceError(where, f"{missing}{because}", todo)
+            return NotFoundError(where, f"{missing}{because}", todo)
         return SourceError(where, f"{host} answered {answer.status}{because}", "check that it is a registry")
 
 
