@@ -76,6 +76,7 @@ def test_tags_are_names_globs_or_filters(tmp_path: Path) -> None:
         ("plain_http: perhaps", "plain_http: false", 8, "images[1].plain_http"),
         ("plain_http: false\n    immutable: maybe", "plain_http: false", 9, "images[1].immutable input should be"),
         ("plain_http: false\n    immutable: [a/b]", "plain_http: false", 9, "images[1].immutable[0] 'a/b' is not"),
+        ("plain_http: false\n    platforms: [linux]", "plain_http: false", 9, "images[1].platforms[0] 'linux' is not"),
         ("tags:\n    tags:", "tags:\n", 10, "given twice"),
     ],
 )

@@ -9,6 +9,7 @@ import pydantic
 from seawall.document import read_document
 from seawall.errors import InputError
 from seawall.reference import LayoutLocation, Location, RegistryLocation, check_repository, check_tag, parse_location
+from seawall.subset import check_platform
 from seawall.tag_filter import TagFilter
 
 LOCK_NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
@@ -45,6 +46,11 @@ WantedTag = Annotated[
 """A tag by its name, or a filter; text with ``*`` or ``?`` in it is a filter by that glob."""
 
 
+PlatformName = Annotated[
+    str,
+    pydantic.AfterValidator(check_platform),
+    pydantic.Field(json_schema_extra={"pattern": "^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?$"}),
+]
 Immutable = Annotated[
     Annotated[bool, pydantic.Tag("flag")] | Annotated[tuple[WantedTag, ...], pydantic.Tag("list")],
     pydantic.Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "flag"),
@@ -62,6 +68,8 @@ class ImageEntry(pydantic.BaseModel):
     """The repository in the tree; for ``docker://`` the source's full name if left out."""
     tags: tuple[WantedTag, ...] = pydantic.Field(min_length=1)
     """The tags to carry, by name or by filter."""
+    platforms: tuple[PlatformName, ...] = pydantic.Field((), min_length=1)
+    """Carry only these, ``linux/amd64`` or ``linux/arm/v7``; all if left out."""
     immutable: Immutable = False
     """True, or those of the carried tags that must never move."""
     plain_http: bool = False

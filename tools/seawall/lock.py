@@ -13,7 +13,7 @@ import yaml
 from seawall.digest import Digest
 from seawall.document import parse_document, read_document
 from seawall.errors import InputError
-from seawall.images import LOCK_NAME_PATTERN, ImageEntry, Tag
+from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Location, Reference, check_repository, parse_location
 from seawall.tag_filter import TagFilter, select
@@ -47,6 +47,10 @@ class Pin(pydantic.BaseModel):
     media_type: Annotated[str, pydantic.AfterValidator(_manifest_media_type)] = pydantic.Field(alias="mediaType")
     size: int = pydantic.Field(ge=1)
     """Bytes."""
+    source_digest: Annotated[Digest, pydantic.BeforeValidator(_digest)] | None = pydantic.Field(
+        None, alias="sourceDigest"
+    )
+    """What the source has there, where the pin is an index of fewer platforms that is made from it."""
     immutable: bool = False
     """Whether the tag must never be pinned to anything else."""
 
@@ -69,6 +73,8 @@ class LockedImage(pydantic.BaseModel):
     """The repository in the tree."""
     source: str
     plain_http: bool = False
+    platforms: tuple[PlatformName, ...] = ()
+    """The platforms that are carried; all where there are none."""
     filters: tuple[LockedFilter, ...] = ()
     """Why there are tags that nobody named; a filter that stands here as it is wanted is not asked again."""
     tags: dict[Tag, Pin] = pydantic.Field(min_length=1)
@@ -80,6 +86,8 @@ class LockedImage(pydantic.BaseModel):
             parse_location(self.source, "source")
         except InputError as error:
             raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
+        if not self.platforms and any(pin.source_digest for pin in self.tags.values()):
+            raise ValueError(InputError("", "has a sourceDigest and no platforms", "run seawall lock again"))
         return self
 
     @property
@@ -140,10 +148,12 @@ def parse_lock(content: bytes, where: str) -> Lock:
 def lock_text(lock: Lock) -> str:
     """Return *lock* as it is written to a file: in one order, so that a moved tag is a diff of its own lines."""
     images = []
-    for image in sorted(lock.images, key=lambda image: (image.name, image.source)):
+    for image in sorted(lock.images, key=lambda image: (image.name, image.source, image.platforms)):
         row: dict[str, object] = {"name": image.name, "source": image.source}
         if image.plain_http:
             row["plain_http"] = True
+        if image.platforms:
+            row["platforms"] = list(image.platforms)
         if image.filters:
             row["filters"] = [
                 {"wanted": locked.wanted.model_dump(exclude_defaults=True), "found": list(locked.found)}
@@ -151,6 +161,7 @@ def lock_text(lock: Lock) -> str:
             ]
         row["tags"] = {
             tag: {"digest": str(pin.digest), "mediaType": pin.media_type, "size": pin.size}
+            | ({"sourceDigest": str(pin.source_digest)} if pin.source_digest else {})
             | ({"immutable": True} if pin.immutable else {})
             for tag, pin in sorted(image.tags.items())
         }
@@ -241,29 +252,32 @@ def kept_filters(entry: ImageEntry, old: Lock | None) -> dict[TagFilter, LockedF
 
 
 def kept_pins(carried: Iterable[Carried], old: Lock | None) -> dict[Reference, Pin]:
-    """Return the pins of *old* that still stand: those of tags that are *carried* from the same source."""
+    """Return the pins of *old* that still stand: of tags *carried* from the same source, for the same platforms."""
     if old is None:
         return {}
-    sources = {Reference(image.name, tag): image.source for image in old.images for tag in image.tags}
+    origins = {
+        Reference(image.name, tag): (image.source, image.platforms) for image in old.images for tag in image.tags
+    }
     pins = old.pins
     return {
         reference: pins[reference]
         for one in carried
         for reference in one.references
-        if sources.get(reference) == str(one.entry.location)
+        if origins.get(reference) == (str(one.entry.location), one.entry.platforms)
     }
 
 
 def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pin]) -> Lock:
     """Return the lock *name* of what is *carried*, all of whose tags are in *pins*."""
-    locked: dict[tuple[str, str], LockedImage] = {}
+    locked: dict[tuple[str, str, tuple[str, ...]], LockedImage] = {}
     for one in carried:
         image = _locked(one, pins)
-        before = locked.get((image.name, image.source))
+        key = (image.name, image.source, image.platforms)
+        before = locked.get(key)
         if before is not None:
             tags, filters = {**before.tags, **image.tags}, (*before.filters, *image.filters)
             image = image.model_copy(update={"tags": tags, "filters": filters})
-        locked[image.name, image.source] = image
+        locked[key] = image
     ordered = tuple(locked[key] for key in sorted(locked))
     return Lock(name=name, images=ordered)
 
@@ -274,6 +288,7 @@ def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
         name=one.entry.repository,
         source=str(one.entry.location),
         plain_http=one.entry.plain_http,
+        platforms=one.entry.platforms,
         filters=tuple(sorted(one.filters, key=str)),
         tags={
             tag: pins[reference].model_copy(update={"immutable": tag in immutable})

@@ -10,6 +10,7 @@ from seawall.manifest import parse_manifest
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Reference
 from seawall.sources import Sources
+from seawall.subset import narrowed, parse_platforms
 from seawall.tag_filter import TagFilter, select
 
 
@@ -69,9 +70,16 @@ def _check_carried_once(carried: Sequence[Carried]) -> None:
 def _ask(entry: ImageEntry, tag: str, sources: Sources) -> Pin:
     source = sources.of(entry)
     descriptor = source.resolve(tag)
-    media_type = descriptor.media_type
-    if media_type not in BY_MEDIA_TYPE:
-        # Some servers name a type that is no manifest's; the manifest itself knows better, or is refused.
-        content, media_type = source.manifest(descriptor.digest)
-        media_type = parse_manifest(content, f"{entry.source}:{tag}", media_type).kind.media_type
-    return Pin(digest=descriptor.digest, media_type=media_type, size=descriptor.size)
+    if descriptor.media_type in BY_MEDIA_TYPE and not entry.platforms:
+        return Pin(digest=descriptor.digest, media_type=descriptor.media_type, size=descriptor.size)
+    # Some servers name a type that is no manifest's; the manifest itself knows better, or is refused.
+    where = f"{entry.source}:{tag}"
+    content, media_type = source.manifest(descriptor.digest)
+    manifest = parse_manifest(content, where, media_type or descriptor.media_type)
+    carried = narrowed(manifest, parse_platforms(entry.platforms), source, where) if entry.platforms else manifest
+    return Pin(
+        digest=carried.digest,
+        media_type=carried.kind.media_type,
+        size=len(carried.content),
+        source_digest=manifest.digest if carried.digest != manifest.digest else None,
+    )
