@@ -50,6 +50,12 @@ def test_a_changed_filter_is_asked_anew_and_pins_stay(site: Site, app: FakeRegis
     assert (site.root / f"v2/{NAME}/manifests/1.10").read_bytes() == before
 
 
+def test_entries_of_one_source_share_their_place_in_the_lock(site: Site, app: FakeRegistry) -> None:
+    site.declare(entry(app, "team/app", "2.*"), entry(app, "team/app", {"range": "<2"}, "latest"))
+    assert locked(site) == {"1.8", "1.9", "1.10", "2.0", "latest"}
+    assert site.lock().answer["changed"] is False
+
+
 def test_an_upgrade_of_one_repository_asks_no_other(site: Site, app: FakeRegistry) -> None:
     app.add_image("other/app", "1", make_image("old"))
     site.declare(entry(app, "team/app", "1.*"), entry(app, "other/app", "1"))

@@ -275,8 +275,8 @@ def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pi
         key = (image.name, image.source, image.platforms)
         before = locked.get(key)
         if before is not None:
-            tags, filters = {**before.tags, **image.tags}, (*before.filters, *image.filters)
-            image = image.model_copy(update={"tags": tags, "filters": filters})
+            filters = tuple(sorted((*before.filters, *image.filters), key=str))
+            image = image.model_copy(update={"tags": {**before.tags, **image.tags}, "filters": filters})
         locked[key] = image
     ordered = tuple(locked[key] for key in sorted(locked))
     return Lock(name=name, images=ordered)
