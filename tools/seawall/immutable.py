@@ -1,6 +1,6 @@
 """Immutable tags: what must never point at anything else, in a lock or in a tree."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from seawall.digest import Digest
 from seawall.errors import InputError
@@ -29,7 +29,7 @@ def check_lock(old: Lock | None, new: Lock, where: str) -> None:
         raise _refused(f"{where}: {moved[0][0]}", moved[0][1], moved[0][2], len(moved) - 1)
 
 
-def check_moves(moves: Iterable[TagMove], applied: Iterable[Lock], lock: Lock | None = None) -> None:
+def check_moves(moves: Sequence[TagMove], applied: Iterable[Lock], lock: Lock | None = None) -> None:
     """Refuse *moves* of tags that one of the *applied* locks, or the *lock* to apply, says are immutable.
 
     A tag that stands elsewhere than its applied lock has it (after a rollback, say) may be brought back there.
@@ -37,6 +37,8 @@ def check_moves(moves: Iterable[TagMove], applied: Iterable[Lock], lock: Lock | 
     Raises:
         InputError: one of them is immutable; the error names the tag, the old and the new digest.
     """
+    if not moves:
+        return
     pinned = _immutable(applied)
     wanted = _immutable([lock] if lock else [])
     refused: list[tuple[Reference, Digest, Digest]] = []

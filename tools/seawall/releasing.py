@@ -69,7 +69,8 @@ def plan_tag(tree: Tree, source: Reference, tag: str) -> Change:
     before = _tags(tree, {Reference(source.repository, tag)}).get(Reference(source.repository, tag))
     move = TagMove(source.repository, tag, before, stored.digest)
     moves = (move,) if move.before != move.after else ()
-    check_moves(moves, tree.applied_locks().values())
+    if moves:
+        check_moves(moves, tree.applied_locks().values())
     return Change("tag", moves, {stored.digest: stored}, tree.pending_release())
 
 
