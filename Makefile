@@ -69,6 +69,11 @@ requirements: ## pin the Python packages anew (wants uv)
 	        "$$list.in" --output-file "$$list.txt"; \
 	done
 
+.PHONY: schema
+schema: $(VENV)/installed ## write the JSON Schema of the images file anew
+	@PYTHONPATH=tools $(VENV)/bin/python -m seawall.schema >$(VENV)/images.schema.json
+	@mv $(VENV)/images.schema.json tools/seawall/images.schema.json
+
 # --- tests -----------------------------------------------------------------------------------------------------------
 # Each layer can be run alone; docs/tests.md says what is in it.
 

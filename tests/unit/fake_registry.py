@@ -219,6 +219,8 @@ class FakeRegistry:
         self.identity_token = identity_token
         self.token_lifetime = token_lifetime
         self.token_field = "token"
+        self.tags_page = 1000
+        """The most tags that a page of the tag list has, however many are asked for."""
         self.challenges: list[str] | None = None
         """``WWW-Authenticate`` headers, in place of the true ones."""
         self.store = store or Store()
@@ -335,7 +337,7 @@ class FakeRegistry:
         if match is None:
             return _error(404, "NAME_UNKNOWN", "no such thing")
         serve = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tags}[match[2]]
-        return _ranged(serve(match[1], match[3]), request)
+        return _ranged(serve(match[1], f"{match[3]}?{parts.query}" if match[2] == "tags" else match[3]), request)
 
     def _manifest(self, repository: str, name: str) -> "_Answer":
         found = self.store.manifests.get((repository, name))
@@ -349,9 +351,18 @@ class FakeRegistry:
             return _error(404, "BLOB_UNKNOWN", f"blob {name} is not here")
         return _Answer(200, {"Content-Type": "application/octet-stream"}, blob, name)
 
-    def _tags(self, repository: str, _name: str) -> "_Answer":
-        tags = sorted(tag for repo, tag in self.store.manifests if repo == repository and ":" not in tag)
-        return _json_answer(200, {"name": repository, "tags": tags})
+    def _tags(self, repository: str, name: str) -> "_Answer":
+        query = parse_qs(name.partition("?")[2])
+        known = {tag for repo, tag in self.store.manifests if repo == repository}
+        if not known:
+            return _error(404, "NAME_UNKNOWN", f"repository {repository} is not here")
+        tags = sorted(tag for tag in known if ":" not in tag and tag > query.get("last", [""])[0])
+        size = min(self.tags_page, int(query.get("n", [self.tags_page])[0]))
+        answer = _json_answer(200, {"name": repository, "tags": tags[:size]})
+        if len(tags) > size:
+            following = f"/v2/{repository}/tags/list?n={size}&last={tags[size - 1]}"
+            answer.headers["Link"] = f'<{following}>; rel="next"'
+        return answer
 
     def _may(self, request: Received) -> bool:
         kind, _, value = (request.authorization or "").partition(" ")

@@ -6,6 +6,7 @@ import pytest
 
 from seawall.errors import InputError
 from seawall.images import ImagesFile, read_images
+from seawall.tag_filter import TagFilter
 
 GOOD = """\
 version: 1
@@ -37,6 +38,20 @@ def test_the_repository_is_by_default_the_full_name_of_the_source(tmp_path: Path
     assert images.images[0].repository == "docker.io/library/alpine"
 
 
+def test_tags_are_names_globs_or_filters(tmp_path: Path) -> None:
+    wanted = (
+        r"""tags: [latest, "3.1?", {glob: "4*"}, {regex: '5\.\d+'}, {range: ">=6,<7", newest: 2, prereleases: true}]"""
+    )
+    entry = read(GOOD.replace('tags: [3.20, "latest"]', wanted), tmp_path).images[0]
+    assert entry.names == ("latest",)
+    assert entry.filters == (
+        TagFilter(glob="3.1?"),
+        TagFilter(glob="4*"),
+        TagFilter(regex=r"5\.\d+"),
+        TagFilter(range=">=6,<7", newest=2, prereleases=True),
+    )
+
+
 @pytest.mark.parametrize(
     ("wrong", "right", "line", "says"),
     [
@@ -45,12 +60,23 @@ def test_the_repository_is_by_default_the_full_name_of_the_source(tmp_path: Path
         ("sorce: docker://docker.io/library/alpine", "source: docker://docker.io/library/alpine", 4, "images[0].so"),
         ("tags: []", 'tags: [3.20, "latest"]', 5, "images[0].tags is empty; name at least one"),
         ("tags: [a/b]", 'tags: [3.20, "latest"]', 5, "is not a tag"),
+        ("tags: [a/*]", 'tags: [3.20, "latest"]', 5, "images[0].tags[0] has the glob 'a/*'"),
+        ("tags: [a, {newest: 3}]", 'tags: [3.20, "latest"]', 5, "images[0].tags[1] says nothing that picks"),
+        ("tags: [{range: new}]", 'tags: [3.20, "latest"]', 5, "has the range 'new'"),
+        ("tags: [{range: ===1}]", 'tags: [3.20, "latest"]', 5, "compares text with ==="),
+        ("tags: [{regex: (}]", 'tags: [3.20, "latest"]', 5, "has a regex that cannot be used"),
+        ("tags: [{glob: a, newest: 0}]", 'tags: [3.20, "latest"]', 5, "images[0].tags[0].newest input should be"),
+        ("tags: [{glob: a, newer: 1}]", 'tags: [3.20, "latest"]', 5, "images[0].tags[0].newer is not a field"),
+        ("tags: [{glob: a, suffix: -x}]", 'tags: [3.20, "latest"]', 5, "which belong to versions"),
         ("tags: [a, a]", 'tags: [3.20, "latest"]', 4, "twice"),
         ("source: docker://docker.io/library/alpine:3", "source: docker://docker.io/library/alpine", 4, "has a tag"),
         ("source: http://x", "source: oci:layouts/busybox", 6, "names no image source"),
         ("name: Local/Busybox", "name: local/busybox", 6, "is not a repository name"),
         ("name: local/manifests/x", "name: local/busybox", 6, "the tree uses itself"),
         ("plain_http: perhaps", "plain_http: false", 8, "images[1].plain_http"),
+        ("plain_http: false\n    immutable: maybe", "plain_http: false", 9, "images[1].immutable input should be"),
+        ("plain_http: false\n    immutable: [a/b]", "plain_http: false", 9, "images[1].immutable[0] 'a/b' is not"),
+        ("plain_http: false\n    platforms: [linux]", "plain_http: false", 9, "images[1].platforms[0] 'linux' is not"),
         ("tags:\n    tags:", "tags:\n", 10, "given twice"),
     ],
 )
@@ -62,6 +88,7 @@ def test_an_error_names_file_line_and_field(wrong: str, right: str, line: int, s
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/images.yml:{line}: "), message
     assert says in message
+    assert "value error" not in message
     assert "\n" not in message
 
 

@@ -353,3 +353,15 @@ def test_a_link_in_a_ring_is_an_error(layout: Layout) -> None:
     path.unlink()
     path.symlink_to(path.name)
     assert failure(lambda: layout.source.manifest(image.digest)).where == str(path)
+
+
+# The list of tags
+
+
+def test_the_tags_of_a_layout_are_those_that_resolve(layout: Layout) -> None:
+    image = make_image()
+    for name in ("1.0", "docker.io/library/app:2.0", "no tag at all", "a/b", None):
+        layout.add(image, name)
+    assert layout.source.tags() == ("1.0", "2.0")
+    for tag in layout.source.tags():
+        assert layout.source.resolve(tag).digest == image.digest

@@ -7,11 +7,14 @@ import pytest
 
 from seawall.digest import Digest
 from seawall.errors import InputError
-from seawall.images import ImageEntry, ImagesFile
+from seawall.images import ImageEntry
 from seawall.lock import (
+    Carried,
     Lock,
+    LockedFilter,
     LockedImage,
     Pin,
+    kept_filters,
     kept_pins,
     lock_text,
     make_lock,
@@ -22,18 +25,15 @@ from seawall.lock import (
 )
 from seawall.media_type import OCI_INDEX
 from seawall.reference import Reference
+from seawall.tag_filter import TagFilter
 
 
 def pin(seed: str) -> Pin:
     return Pin(digest=Digest.of(seed.encode()), media_type=OCI_INDEX.media_type, size=len(seed))
 
 
-def images(*entries: tuple[str, str, tuple[str, ...]]) -> ImagesFile:
-    return ImagesFile(
-        version="1",
-        name="site",
-        images=tuple(ImageEntry(source=source, name=name, tags=tags) for source, name, tags in entries),
-    )
+def carry(*entries: tuple[str, str, tuple[str, ...]]) -> list[Carried]:
+    return [Carried(ImageEntry(source=source, name=name, tags=tags)) for source, name, tags in entries]
 
 
 LOCK = Lock(
@@ -67,13 +67,31 @@ def test_a_moved_tag_is_a_diff_of_its_own_lines() -> None:
 
 
 def test_a_pin_stays_while_its_tag_is_carried_from_the_same_source() -> None:
-    wanted = images(("docker://h.example/a", "a", ("3.20", "new")), ("docker://other.example/b", "b", ("2",)))
+    wanted = carry(("docker://h.example/a", "a", ("3.20", "new")), ("docker://other.example/b", "b", ("2",)))
     assert kept_pins(wanted, LOCK) == {Reference("a", "3.20"): pin("a")}
+
+
+def test_a_filter_stays_answered_while_it_is_wanted_as_it_was_and_of_the_same_source() -> None:
+    new, changed = TagFilter(glob="3.*"), TagFilter(glob="3.*", newest=2)
+    entry = ImageEntry(source="docker://h.example/a", name="a", tags=("latest", new))
+    found = LockedFilter(wanted=new, found=("3.20",))
+    lock = make_lock("site", [Carried(entry, (found,))], {Reference("a", tag): pin(tag) for tag in ("3.20", "latest")})
+    again = parse_lock(lock_text(lock).encode(), "images.lock")
+    assert again == lock
+    assert kept_filters(entry, again) == {new: found}
+    for other in (
+        ImageEntry(source="docker://h.example/a", name="a", tags=(changed,)),
+        ImageEntry(source="docker://h.example/b", name="a", tags=(new,)),
+        ImageEntry(source="docker://h.example/a", name="b", tags=(new,)),
+    ):
+        assert kept_filters(other, again) == {}
+    assert kept_filters(entry, None) == {}
 
 
 def test_moves_name_what_came_went_and_changed() -> None:
     after = make_lock(
-        images(("docker://h.example/a", "a", ("3.20", "x"))),
+        "site",
+        carry(("docker://h.example/a", "a", ("3.20", "x"))),
         {Reference("a", "3.20"): pin("moved"), Reference("a", "x"): pin("x")},
     )
     found = {str(move.reference): (move.old, move.new) for move in moves(LOCK, after)}

@@ -1069,3 +1069,74 @@ def test_other_machines_are_not_this_one(host: str) -> None:
 )
 def test_an_origin_is_scheme_host_and_port(other: str, same: bool) -> None:
     assert same_origin("https://host/v2/", other) is same
+
+
+# The list of tags
+
+
+def test_all_pages_of_the_tag_list_are_read(scene: Scene) -> None:
+    tags = {"1.0"} | {f"t{number}" for number in range(25)}
+    for tag in tags:
+        scene.registry.add_image("team/app", tag, scene.image)
+    scene.registry.tags_page = 10
+    assert set(scene.source.tags()) == tags
+    assert scene.registry.requests[0].path.endswith("/tags/list?n=1000")
+    assert len(scene.registry.requests) == 3
+
+
+def test_a_tag_list_is_asked_with_a_token(http: HttpSession) -> None:
+    with FakeRegistry("bearer") as registry:
+        registry.add_image("team/app", "1.0")
+        assert open_source(registry, http).tags() == ("1.0",)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"name":"team/app","tags":null}', ()),
+        (b'{"tags":["b","a","b"]}', ("b", "a")),
+        (b'{"tags":["a","../x","-b","c\\nd",""]}', ("a",)),
+    ],
+)
+def test_what_is_no_tag_is_left_out_of_the_list(scene: Scene, body: bytes, found: tuple[str, ...]) -> None:
+    scene.registry.misbehave(Fault(on="/tags/list", body=body))
+    assert scene.source.tags() == found
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"tags":"a"}', b'{"tags":[1]}', b'{"tags":{"a":1}}', b"[" * 9000]
+)
+def test_what_is_no_tag_list_is_refused(scene: Scene, body: bytes) -> None:
+    scene.registry.misbehave(Fault(on="/tags/list", body=body))
+    assert "is not a list of tags" in str(failure(scene.source.tags))
+
+
+def test_a_tag_list_of_an_unknown_repository_is_refused(scene: Scene) -> None:
+    scene.registry.store.manifests.clear()
+    assert "no such repository" in str(failure(scene.source.tags))
+
+
+def test_a_tag_page_without_end_is_not_read_to_it(scene: Scene) -> None:
+    scene.registry.misbehave(Fault(on="/tags/list", endless=True))
+    assert "a page is larger than" in str(failure(scene.source.tags))
+
+
+def test_a_tag_list_that_leads_back_to_itself_is_refused(scene: Scene) -> None:
+    link = {"Link": '</v2/team/app/tags/list?n=1000>; rel="next"'}
+    scene.registry.misbehave(Fault(on="/tags/list", headers=link))
+    assert "the list has no end (1 pages were read)" in str(failure(scene.source.tags))
+
+
+def test_a_tag_list_has_only_so_many_pages(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seawall.registry._TAG_PAGES_MAX", 3)
+    for tag in "abcdef":
+        scene.registry.add_image("team/app", tag, scene.image)
+    scene.registry.tags_page = 1
+    assert "the list has no end (3 pages were read)" in str(failure(scene.source.tags))
+
+
+@pytest.mark.parametrize("link", ["https://127.0.0.1/x", "http://elsewhere.example/x", "http://[/x", "file:///x"])
+def test_the_next_tag_page_is_looked_for_on_the_same_server_only(scene: Scene, link: str) -> None:
+    scene.registry.misbehave(Fault(on="/tags/list", headers={"Link": f'<{link}>; rel="next"'}))
+    assert "the next page is said to be on another server" in str(failure(scene.source.tags))
+    assert len(scene.registry.requests) == 1

@@ -81,7 +81,7 @@ class Site:
         return {str(reference): str(stored.digest) for reference, stored in self.tree.references() if stored}
 
 
-def entry(registry: FakeRegistry, repository: str, *tags: str, name: str = "") -> dict[str, Any]:
+def entry(registry: FakeRegistry, repository: str, *tags: Any, name: str = "") -> dict[str, Any]:
     """Return an entry of an images file for *repository* of *registry*."""
     return {
         "source": f"docker://{registry.host}/{repository}",

@@ -16,7 +16,8 @@ from seawall.describe import Description, ImageDescription, describe, describe_a
 from seawall.digest import Digest
 from seawall.errors import ExitCode, InputError, SeawallError, TreeError
 from seawall.images import read_images
-from seawall.lock import Move, moves, read_lock, write_lock
+from seawall.immutable import check_lock
+from seawall.lock import Move, differences, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
 from seawall.probe import ProbeReport, check_url, probe
@@ -24,6 +25,7 @@ from seawall.reference import LayoutLocation, Reference, check_tag
 from seawall.release import Release, TagMove
 from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
 from seawall.scrub import ScrubReport, scrub
+from seawall.served import tags_of_server, tags_of_tree
 from seawall.sources import Sources, opener
 from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
 from seawall.terminal import print_table, readable, watch
@@ -51,7 +53,8 @@ def cli() -> None:
 @cli.command("lock")
 @click.argument("images_file", type=_PATH)
 @click.option("--lock", "lock_file", type=_PATH, help="The lock to write.  [default: images.lock beside IMAGES_FILE]")
-@click.option("--upgrade", is_flag=True, help="Pin every tag anew, to what it points at now.")
+@click.option("--upgrade", is_flag=True, help="Ask every filter again, and pin every tag to what it points at now.")
+@click.option("--only", metavar="REPO", multiple=True, help="With --upgrade: only in this repository.  [repeatable]")
 @_dry_run
 @_json
 @_jobs
@@ -59,15 +62,20 @@ def lock_command(
     images_file: Path,
     lock_file: Path | None,
     upgrade: bool,
+    only: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     jobs: int,
 ) -> None:
     """Pin the tags that IMAGES_FILE names to digests.
 
-    Tags that are pinned already stay where they are, and cost no request, unless --upgrade is given.
+    What is pinned already stays where it is, and costs no request, unless --upgrade is given. A REPO is named as in
+    the tree.
     """
+    if only and not upgrade:
+        raise click.UsageError("--only says what to upgrade: give --upgrade as well.")
     images = read_images(images_file)
+    upgraded = images.chosen(only) if upgrade else frozenset[str]()
     lock_file = lock_file or images_file.with_name("images.lock")
     same_folder = lock_file.parent.resolve() == images_file.parent.resolve()
     for entry in images.images:
@@ -82,7 +90,8 @@ def lock_command(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
     sources = Sources(images_file.parent, opener())
-    new = pin(images, old, sources, upgrade=upgrade, jobs=jobs)
+    new = pin(images, old, sources, upgrade=upgraded, jobs=jobs)
+    check_lock(old, new, str(lock_file))
     changed = new != old
     if changed and not dry_run:
         write_lock(lock_file, new)
@@ -97,8 +106,9 @@ def lock_command(
             }
         )
         return
-    for move in moved:
-        click.echo(f"{move.reference}  {_short(move.old)} -> {_short(move.new)}")
+    if moved:
+        rows = [(str(move.reference), _short(move.old), _short(move.new)) for move in moved]
+        print_table(("REFERENCE", "FROM", "TO"), rows)
     verb = "would be written" if dry_run else "written"
     click.echo(
         f"{lock_file}: {verb if changed else 'unchanged'}, {_count(len(new.pins), 'tag')}, "
@@ -139,6 +149,43 @@ def sync_command(
         _print_json(_outcome_row(outcome, dry_run=dry_run))
     else:
         _print_outcome(outcome, tree_root, dry_run=dry_run)
+
+
+@cli.command("diff")
+@click.argument("lock_file", metavar="LOCK", type=_PATH)
+@click.argument("other", metavar="LOCK|TREE|URL")
+@click.option("--all", "others", is_flag=True, help="With TREE: also show tags that LOCK does not name.")
+@_json
+@_jobs
+def diff_command(lock_file: Path, other: str, others: bool, as_json: bool, jobs: int) -> None:
+    """Compare LOCK with another lock, a tree or a server; exit with 0 if they agree, with 1 if not.
+
+    Of a TREE the tags are compared that LOCK names; a URL (http:// or https://) is asked for the same, with one HEAD
+    request a tag. Nothing is changed.
+    """
+    before = read_lock(lock_file).digests
+    is_url = other.startswith(("http://", "https://"))
+    is_tree = not is_url and Path(other).is_dir()
+    if others and not is_tree:
+        raise InputError(other, "is no tree, and --all is about tags of a tree", "leave --all out")
+    if is_url:
+        after = tags_of_server(other, before, opener(), jobs)
+    elif is_tree:
+        after = tags_of_tree(Tree.existing(Path(other)), before, others=others)
+    else:
+        after = read_lock(Path(other)).digests
+    found = differences(before, after)
+    if as_json:
+        _print_json(
+            {"equal": not found, "tags": len({*before, *after}), "different": [_move_row(row) for row in found]}
+        )
+    else:
+        if found:
+            rows = [(str(row.reference), _short(row.old), _short(row.new)) for row in found]
+            print_table(("REFERENCE", str(lock_file), other), rows)
+        verdict = f"{len(found)} of {_count(len({*before, *after}), 'tag')} differ" if found else "no difference"
+        click.echo(f"{other}: {verdict}")
+    sys.exit(ExitCode.DOES_NOT_HOLD if found else ExitCode.OK)
 
 
 @cli.command("ls")

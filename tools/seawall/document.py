@@ -80,10 +80,12 @@ def _plain(node: yaml.Node | None, path: FieldPath, lines: dict[FieldPath, int],
 def _input_error(error: pydantic.ValidationError, lines: Mapping[FieldPath, int], where: str) -> InputError:
     """Return the first complaint of *error*: one clear line helps more than a page of them."""
     first = error.errors(include_url=False)[0]
-    path: FieldPath = first["loc"]
-    known = path
-    while known not in lines:
-        known = known[:-1]
+    known: FieldPath = ()
+    for part in first["loc"]:
+        # pydantic also names what a person did not write: the member of a union, the key of a mapping.
+        if (*known, part) in lines:
+            known = (*known, part)
+    path = (*known, first["loc"][-1]) if first["type"] == "missing" else known
     # A validator wraps what it has to say in a ValueError, because pydantic listens to nothing else.
     cause = next(iter(getattr(first.get("ctx", {}).get("error"), "args", ())), None)
     if isinstance(cause, InputError):

@@ -8,7 +8,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     DOES_NOT_HOLD = 1
-    """``verify`` found something that is not as it should be."""
+    """``verify`` found something that is not as it should be, or ``diff`` a difference."""
     USAGE = 2
     """The command line itself is wrong (the code that click uses)."""
     INPUT = 3
@@ -57,6 +57,10 @@ class SourceError(SeawallError):
     """A source is unreachable, lacks something, or sent something wrong."""
 
     exit_code = ExitCode.SOURCE
+
+
+class NotFoundError(SourceError):
+    """A source answers, and has not what was asked for."""
 
 
 class TransientError(SourceError):

@@ -1,15 +1,20 @@
 """The images file (``images.yml``): what a person wants a tree to carry."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from seawall.document import read_document
 from seawall.errors import InputError
 from seawall.reference import LayoutLocation, Location, RegistryLocation, check_repository, check_tag, parse_location
+from seawall.subset import check_platform
+from seawall.tag_filter import TagFilter
 
 LOCK_NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
+
+_NAMES_SHOWN = 10
 
 
 def _tag(text: str) -> str:
@@ -19,19 +24,54 @@ def _tag(text: str) -> str:
         raise ValueError(error) from error
 
 
-Tag = Annotated[str, pydantic.AfterValidator(_tag)]
+def _glob(value: Any) -> Any:
+    return {"glob": value} if isinstance(value, str) else value
+
+
+def _sort_of(value: Any) -> str:
+    is_name = isinstance(value, str) and not set(value) & set("*?")
+    return "name" if is_name else "filter"
+
+
+Tag = Annotated[
+    str,
+    pydantic.AfterValidator(_tag),
+    pydantic.Field(json_schema_extra={"pattern": "^[A-Za-z0-9_*?][A-Za-z0-9_.*?-]*$"}),
+]
+WantedTag = Annotated[
+    Annotated[Tag, pydantic.Tag("name")]
+    | Annotated[TagFilter, pydantic.BeforeValidator(_glob), pydantic.Tag("filter")],
+    pydantic.Discriminator(_sort_of),
+]
+"""A tag by its name, or a filter; text with ``*`` or ``?`` in it is a filter by that glob."""
+
+
+PlatformName = Annotated[
+    str,
+    pydantic.AfterValidator(check_platform),
+    pydantic.Field(json_schema_extra={"pattern": "^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?$"}),
+]
+Immutable = Annotated[
+    Annotated[bool, pydantic.Tag("flag")] | Annotated[tuple[WantedTag, ...], pydantic.Tag("list")],
+    pydantic.Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "flag"),
+]
 
 
 class ImageEntry(pydantic.BaseModel):
     """One entry of the images file: a source, the repository it fills, and the tags to carry."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: str
     """``docker://HOST/REPOSITORY`` or ``oci:DIR`` (relative to the images file)."""
     name: str = ""
     """The repository in the tree; for ``docker://`` the source's full name if left out."""
-    tags: tuple[Tag, ...] = pydantic.Field(min_length=1)
+    tags: tuple[WantedTag, ...] = pydantic.Field(min_length=1)
+    """The tags to carry, by name or by filter."""
+    platforms: tuple[PlatformName, ...] = pydantic.Field((), min_length=1)
+    """Carry only these, ``linux/amd64`` or ``linux/arm/v7``; all if left out."""
+    immutable: Immutable = False
+    """True, or those of the carried tags that must never move."""
     plain_http: bool = False
     """Talk HTTP to the source's registry, not HTTPS."""
 
@@ -48,6 +88,16 @@ class ImageEntry(pydantic.BaseModel):
         if len(set(self.tags)) != len(self.tags):
             raise ValueError(InputError("", "lists a tag twice under 'tags'", "list each tag once"))
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tags that are carried by their names."""
+        return tuple(wanted for wanted in self.tags if isinstance(wanted, str))
+
+    @property
+    def filters(self) -> tuple[TagFilter, ...]:
+        """The filters that pick the other tags."""
+        return tuple(wanted for wanted in self.tags if isinstance(wanted, TagFilter))
 
     @property
     def location(self) -> Location:
@@ -76,18 +126,33 @@ def _default_name(location: Location) -> str:
 class ImagesFile(pydantic.BaseModel):
     """The whole images file."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     version: Literal["1"]
+    """The version of this format."""
     name: str = pydantic.Field(pattern=LOCK_NAME_PATTERN)
     """The lock's name: a lock withdraws from a tree only what the lock of the same name put there."""
     images: tuple[ImageEntry, ...]
+    """What to carry."""
+
+    def chosen(self, only: Iterable[str]) -> frozenset[str]:
+        """Return the repositories of the tree that are in *only*, or all that it fills where that names none.
+
+        Raises:
+            InputError: it fills no such repository.
+        """
+        filled = frozenset(entry.repository for entry in self.images)
+        chosen = frozenset(only)
+        for name in sorted(chosen - filled):
+            shown = ", ".join(sorted(filled)[:_NAMES_SHOWN]) + (", …" if len(filled) > _NAMES_SHOWN else "")
+            raise InputError(name, "is no repository that the images file fills", f"give one of {shown or 'its names'}")
+        return chosen or filled
 
     @pydantic.model_validator(mode="after")
     def _carries_each_tag_once(self) -> "ImagesFile":
         seen: set[tuple[str, str]] = set()
         for entry in self.images:
-            for tag in entry.tags:
+            for tag in entry.names:
                 if (entry.repository, tag) in seen:
                     raise ValueError(
                         InputError("", f"carries {entry.repository}:{tag} in two entries", "keep it in one of them")

@@ -12,7 +12,7 @@ from seawall.digest import Digest
 from seawall.errors import InputError, SourceError
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor
 from seawall.media_type import BY_MEDIA_TYPE
-from seawall.reference import LayoutLocation
+from seawall.reference import LayoutLocation, is_tag
 
 _VERSION = "1.0.0"
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -64,6 +64,15 @@ class LayoutSource:
         if descriptor.media_type not in BY_MEDIA_TYPE:
             raise SourceError(where, f"media type {descriptor.media_type[:100]!r} is not that of a manifest", _REMAKE)
         return descriptor
+
+    def tags(self) -> tuple[str, ...]:
+        """Return every tag that ``index.json`` names, each once, as :meth:`resolve` knows them.
+
+        Raises:
+            SourceError: it is no image layout.
+        """
+        named = (entry.name if is_tag(entry.name) else _tag_of(entry.name) for entry in self._entries())
+        return tuple(dict.fromkeys(name for name in named if name is not None and is_tag(name)))
 
     def manifest(self, digest: Digest) -> tuple[bytes, str]:
         """Return the bytes of the manifest *digest*, which match it, and its media type in ``index.json``, or ``""``.

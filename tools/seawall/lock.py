@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,9 +13,10 @@ import yaml
 from seawall.digest import Digest
 from seawall.document import parse_document, read_document
 from seawall.errors import InputError
-from seawall.images import LOCK_NAME_PATTERN, ImageEntry, ImagesFile, Tag
+from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Location, Reference, check_repository, parse_location
+from seawall.tag_filter import TagFilter, select
 
 HEADER = '# Written by "seawall lock": review it and commit it, but edit the images file instead.\n'
 
@@ -46,6 +47,21 @@ class Pin(pydantic.BaseModel):
     media_type: Annotated[str, pydantic.AfterValidator(_manifest_media_type)] = pydantic.Field(alias="mediaType")
     size: int = pydantic.Field(ge=1)
     """Bytes."""
+    source_digest: Annotated[Digest, pydantic.BeforeValidator(_digest)] | None = pydantic.Field(
+        None, alias="sourceDigest"
+    )
+    """What the source has there, where the pin is an index of fewer platforms that is made from it."""
+    immutable: bool = False
+    """Whether the tag must never be pinned to anything else."""
+
+
+class LockedFilter(pydantic.BaseModel):
+    """A filter, with the tags that it found when the source was last asked."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    wanted: TagFilter
+    found: tuple[Tag, ...] = pydantic.Field(min_length=1)
 
 
 class LockedImage(pydantic.BaseModel):
@@ -57,6 +73,10 @@ class LockedImage(pydantic.BaseModel):
     """The repository in the tree."""
     source: str
     plain_http: bool = False
+    platforms: tuple[PlatformName, ...] = ()
+    """The platforms that are carried; all where there are none."""
+    filters: tuple[LockedFilter, ...] = ()
+    """Why there are tags that nobody named; a filter that stands here as it is wanted is not asked again."""
     tags: dict[Tag, Pin] = pydantic.Field(min_length=1)
 
     @pydantic.model_validator(mode="after")
@@ -66,6 +86,8 @@ class LockedImage(pydantic.BaseModel):
             parse_location(self.source, "source")
         except InputError as error:
             raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
+        if not self.platforms and any(pin.source_digest for pin in self.tags.values()):
+            raise ValueError(InputError("", "has a sourceDigest and no platforms", "run seawall lock again"))
         return self
 
     @property
@@ -99,6 +121,11 @@ class Lock(pydantic.BaseModel):
         """Every tag that the lock names, with what it is pinned to."""
         return {Reference(image.name, tag): pin for image in self.images for tag, pin in image.tags.items()}
 
+    @property
+    def digests(self) -> dict[Reference, Digest]:
+        """Every tag that the lock names, with the digest that it is pinned to."""
+        return {reference: pin.digest for reference, pin in self.pins.items()}
+
 
 def read_lock(path: Path) -> Lock:
     """Return the lock *path*.
@@ -121,12 +148,21 @@ def parse_lock(content: bytes, where: str) -> Lock:
 def lock_text(lock: Lock) -> str:
     """Return *lock* as it is written to a file: in one order, so that a moved tag is a diff of its own lines."""
     images = []
-    for image in sorted(lock.images, key=lambda image: (image.name, image.source)):
+    for image in sorted(lock.images, key=lambda image: (image.name, image.source, image.platforms)):
         row: dict[str, object] = {"name": image.name, "source": image.source}
         if image.plain_http:
             row["plain_http"] = True
+        if image.platforms:
+            row["platforms"] = list(image.platforms)
+        if image.filters:
+            row["filters"] = [
+                {"wanted": locked.wanted.model_dump(exclude_defaults=True), "found": list(locked.found)}
+                for locked in sorted(image.filters, key=str)
+            ]
         row["tags"] = {
             tag: {"digest": str(pin.digest), "mediaType": pin.media_type, "size": pin.size}
+            | ({"sourceDigest": str(pin.source_digest)} if pin.source_digest else {})
+            | ({"immutable": True} if pin.immutable else {})
             for tag, pin in sorted(image.tags.items())
         }
         images.append(row)
@@ -161,7 +197,7 @@ def write_lock(path: Path, lock: Lock) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A tag that a new lock pins otherwise than the old one."""
+    """A tag that a new lock pins otherwise than the old one, or that two places have differently."""
 
     reference: Reference
     old: Digest | None
@@ -170,49 +206,106 @@ class Move:
     """None for a tag that the lock names no more."""
 
 
-def kept_pins(images: ImagesFile, old: Lock | None) -> dict[Reference, Pin]:
-    """Return the pins of *old* that still stand: those of tags that *images* carries from the same source."""
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An entry of the images file, with what its filters found."""
+
+    entry: ImageEntry
+    filters: tuple[LockedFilter, ...] = ()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Every tag that the entry carries, each once, sorted."""
+        found = (tag for locked in self.filters for tag in locked.found)
+        return tuple(sorted({*self.entry.names, *found}))
+
+    @property
+    def immutable(self) -> frozenset[str]:
+        """Those of the tags that must never move.
+
+        Raises:
+            InputError: a tag is named immutable that is not carried.
+        """
+        wanted = self.entry.immutable
+        if isinstance(wanted, bool):
+            return frozenset(self.tags if wanted else ())
+        for name in wanted:
+            if isinstance(name, str) and name not in self.tags:
+                raise InputError(self.entry.source, f"immutable names {name}, which is not carried", "correct it")
+        return frozenset(tag for one in wanted for tag in ([one] if isinstance(one, str) else select(one, self.tags)))
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The same as references of the tree."""
+        return tuple(Reference(self.entry.repository, tag) for tag in self.tags)
+
+
+def kept_filters(entry: ImageEntry, old: Lock | None) -> dict[TagFilter, LockedFilter]:
+    """Return those filters of *entry* that stand in *old* as they are wanted, for the same repository and source."""
+    known = {
+        locked.wanted: locked
+        for image in (old.images if old else ())
+        if (image.name, image.source) == (entry.repository, str(entry.location))
+        for locked in image.filters
+    }
+    return {wanted: known[wanted] for wanted in entry.filters if wanted in known}
+
+
+def kept_pins(carried: Iterable[Carried], old: Lock | None) -> dict[Reference, Pin]:
+    """Return the pins of *old* that still stand: of tags *carried* from the same source, for the same platforms."""
     if old is None:
         return {}
-    sources = {Reference(image.name, tag): image.source for image in old.images for tag in image.tags}
+    origins = {
+        Reference(image.name, tag): (image.source, image.platforms) for image in old.images for tag in image.tags
+    }
     pins = old.pins
     return {
         reference: pins[reference]
-        for entry in images.images
-        for reference in (Reference(entry.repository, tag) for tag in entry.tags)
-        if sources.get(reference) == str(entry.location)
+        for one in carried
+        for reference in one.references
+        if origins.get(reference) == (str(one.entry.location), one.entry.platforms)
     }
 
 
-def make_lock(images: ImagesFile, pins: Mapping[Reference, Pin]) -> Lock:
-    """Return the lock of *images*, whose tags are all in *pins*."""
-    locked: dict[tuple[str, str], LockedImage] = {}
-    for entry in images.images:
-        image = _locked(entry, pins)
-        before = locked.get((image.name, image.source))
+def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pin]) -> Lock:
+    """Return the lock *name* of what is *carried*, all of whose tags are in *pins*."""
+    locked: dict[tuple[str, str, tuple[str, ...]], LockedImage] = {}
+    for one in carried:
+        image = _locked(one, pins)
+        key = (image.name, image.source, image.platforms)
+        before = locked.get(key)
         if before is not None:
-            image = image.model_copy(update={"tags": {**before.tags, **image.tags}})
-        locked[image.name, image.source] = image
+            filters = tuple(sorted((*before.filters, *image.filters), key=str))
+            image = image.model_copy(update={"tags": {**before.tags, **image.tags}, "filters": filters})
+        locked[key] = image
     ordered = tuple(locked[key] for key in sorted(locked))
-    return Lock(name=images.name, images=ordered)
+    return Lock(name=name, images=ordered)
 
 
-def _locked(entry: ImageEntry, pins: Mapping[Reference, Pin]) -> LockedImage:
+def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
+    immutable = one.immutable
     return LockedImage(
-        name=entry.repository,
-        source=str(entry.location),
-        plain_http=entry.plain_http,
-        tags={tag: pins[Reference(entry.repository, tag)] for tag in sorted(entry.tags)},
+        name=one.entry.repository,
+        source=str(one.entry.location),
+        plain_http=one.entry.plain_http,
+        platforms=one.entry.platforms,
+        filters=tuple(sorted(one.filters, key=str)),
+        tags={
+            tag: pins[reference].model_copy(update={"immutable": tag in immutable})
+            for tag, reference in zip(one.tags, one.references, strict=True)
+        },
     )
 
 
 def moves(old: Lock | None, new: Lock) -> tuple[Move, ...]:
     """Return what *new* pins otherwise than *old*, in order of reference."""
-    before = old.pins if old else {}
-    after = new.pins
+    return differences(old.digests if old else {}, new.digests)
+
+
+def differences(before: Mapping[Reference, Digest], after: Mapping[Reference, Digest]) -> tuple[Move, ...]:
+    """Return the tags that do not point at the same in *before* and *after*, in order of reference."""
     return tuple(
-        Move(reference, before[reference].digest if reference in before else None, digest)
+        Move(reference, before.get(reference), after.get(reference))
         for reference in sorted({*before, *after}, key=str)
-        if (digest := after[reference].digest if reference in after else None)
-        != (before[reference].digest if reference in before else None)
+        if before.get(reference) != after.get(reference)
     )

@@ -1,6 +1,7 @@
 """Manifests, descriptors and platforms (OCI Image Specification 1.1; Docker image manifest v2, schema 2)."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from seawall.media_type import BY_MEDIA_TYPE, OCI_INDEX, OCI_MANIFEST, ManifestK
 MANIFEST_MAX_BYTES = 4 * 1024 * 1024
 """The largest manifest that is read: what the specification asks registries to accept at least."""
 
+_PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?")
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
 
@@ -22,6 +24,32 @@ class Platform:
     os: str
     architecture: str
     variant: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Platform":
+        """Return the platform that ``os/architecture[/variant]`` spells.
+
+        Raises:
+            InputError: it is malformed.
+        """
+        if _PLATFORM.fullmatch(text) is None:
+            raise InputError("platforms", f"{text[:100]!r} is not a platform", "write os/architecture[/variant]")
+        return cls(*text.split("/"))
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Platform":
+        """Return the platform that an object of an index or a config states."""
+        return cls(str(row.get("os", "")), str(row.get("architecture", "")), str(row.get("variant") or ""))
+
+    def fits(self, wanted: "Platform") -> bool:
+        """Return whether this is the platform *wanted*, or one of its variants where it names none.
+
+        64-bit ARM without a variant is v8 (image-index.md, "Platform Variants").
+        """
+        if (self.os, self.architecture) != (wanted.os, wanted.architecture):
+            return False
+        implied = "v8" if self.architecture == "arm64" else ""
+        return not wanted.variant or (self.variant or implied) == wanted.variant
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
@@ -161,13 +189,9 @@ def _descriptor(row: Any) -> Descriptor:
         media_type=_field(row, "mediaType", str),
         digest=Digest.parse(_field(row, "digest", str)),
         size=size,
-        platform=_platform(platform) if isinstance(platform, dict) else None,
+        platform=Platform.of(platform) if isinstance(platform, dict) else None,
         urls=tuple(url for url in urls if isinstance(url, str)) if isinstance(urls, list) else (),
     )
-
-
-def _platform(row: Mapping[str, Any]) -> Platform:
-    return Platform(str(row.get("os", "")), str(row.get("architecture", "")), str(row.get("variant") or ""))
 
 
 def config_platform(config: bytes) -> Platform | None:
@@ -178,4 +202,4 @@ def config_platform(config: bytes) -> Platform | None:
         return None
     if not isinstance(document, dict) or not document.get("architecture"):
         return None
-    return _platform(document)
+    return Platform.of(document)

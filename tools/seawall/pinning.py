@@ -1,44 +1,85 @@
-"""Pinning: ask sources what the tags of an images file point at now."""
+"""Pinning: ask sources which tags the filters of an images file pick, and what the tags point at now."""
 
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from seawall.errors import InputError, SourceError
 from seawall.images import ImageEntry, ImagesFile
-from seawall.lock import Lock, Pin, kept_pins, make_lock
+from seawall.lock import Carried, Lock, LockedFilter, Pin, kept_filters, kept_pins, make_lock
 from seawall.manifest import parse_manifest
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Reference
 from seawall.sources import Sources
+from seawall.subset import narrowed, parse_platforms
+from seawall.tag_filter import TagFilter, select
 
 
-def pin(images: ImagesFile, old: Lock | None, sources: Sources, *, upgrade: bool, jobs: int) -> Lock:
+def pin(images: ImagesFile, old: Lock | None, sources: Sources, *, upgrade: Collection[str], jobs: int) -> Lock:
     """Return the lock of *images*.
+
+    What *old* pins stays pinned, and a filter that stands in *old* as it is wanted is not asked again: neither costs
+    a request.
 
     Args:
         images: what to carry.
-        old: the lock so far; what it pins stays pinned, and costs no request.
+        old: the lock so far.
         sources: answer for the tags.
-        upgrade: pin every tag anew, to what it points at now.
-        jobs: tags that are asked for at a time.
+        upgrade: repositories of the tree whose filters are asked again, and whose tags are all pinned anew.
+        jobs: sources or tags that are asked for at a time.
 
     Raises:
+        InputError: a filter matches nothing, or two entries come to carry one tag.
         SeawallError: a source does not answer, or has not the tag.
     """
-    pins = {} if upgrade else kept_pins(images, old)
-    missing = [
-        (entry, tag) for entry in images.images for tag in entry.tags if Reference(entry.repository, tag) not in pins
-    ]
     with ThreadPoolExecutor(jobs, thread_name_prefix="pin") as pool:
-        asked = pool.map(lambda item: _ask(item[0], item[1], sources), missing)
-        found = {Reference(entry.repository, tag): pin for (entry, tag), pin in zip(missing, asked, strict=True)}
-    return make_lock(images, {**pins, **found})
+        kept = [{} if entry.repository in upgrade else kept_filters(entry, old) for entry in images.images]
+        carried = list(pool.map(lambda row: _carried(row[0], row[1], sources), zip(images.images, kept, strict=True)))
+        _check_carried_once(carried)
+        pins = kept_pins((one for one in carried if one.entry.repository not in upgrade), old)
+        missing = [(one.entry, reference) for one in carried for reference in one.references if reference not in pins]
+        asked = pool.map(lambda item: _ask(item[0], str(item[1].tag), sources), missing)
+        found = {reference: pin for (_, reference), pin in zip(missing, asked, strict=True)}
+    return make_lock(images.name, carried, {**pins, **found})
+
+
+def _carried(entry: ImageEntry, kept: dict[TagFilter, LockedFilter], sources: Sources) -> Carried:
+    """Return *entry* with what its filters find; the source is asked for its tags once, and only if need be."""
+    if len(kept) == len(entry.filters):
+        return Carried(entry, tuple(kept.values()))
+    tags = sources.of(entry).tags()
+    return Carried(entry, tuple(kept.get(wanted) or _find(wanted, tags, entry) for wanted in entry.filters))
+
+
+def _find(wanted: TagFilter, tags: Sequence[str], entry: ImageEntry) -> LockedFilter:
+    found = select(wanted, tags)
+    if not found:
+        todo = "correct it" if not wanted.compares_versions else "correct it; a suffix such as -alpine has to be given"
+        raise SourceError(entry.source, f"the filter {wanted} matches none of {len(tags)} tags", todo)
+    return LockedFilter(wanted=wanted, found=found)
+
+
+def _check_carried_once(carried: Sequence[Carried]) -> None:
+    seen: set[Reference] = set()
+    for one in carried:
+        for reference in one.references:
+            if reference in seen:
+                raise InputError(one.entry.source, f"{reference} is carried by two entries", "keep it in one of them")
+            seen.add(reference)
 
 
 def _ask(entry: ImageEntry, tag: str, sources: Sources) -> Pin:
     source = sources.of(entry)
     descriptor = source.resolve(tag)
-    media_type = descriptor.media_type
-    if media_type not in BY_MEDIA_TYPE:
-        # Some servers name a type that is no manifest's; the manifest itself knows better, or is refused.
-        content, media_type = source.manifest(descriptor.digest)
-        media_type = parse_manifest(content, f"{entry.source}:{tag}", media_type).kind.media_type
-    return Pin(digest=descriptor.digest, media_type=media_type, size=descriptor.size)
+    if descriptor.media_type in BY_MEDIA_TYPE and not entry.platforms:
+        return Pin(digest=descriptor.digest, media_type=descriptor.media_type, size=descriptor.size)
+    # Some servers name a type that is no manifest's; the manifest itself knows better, or is refused.
+    where = f"{entry.source}:{tag}"
+    content, media_type = source.manifest(descriptor.digest)
+    manifest = parse_manifest(content, where, media_type or descriptor.media_type)
+    carried = narrowed(manifest, parse_platforms(entry.platforms), source, where) if entry.platforms else manifest
+    return Pin(
+        digest=carried.digest,
+        media_type=carried.kind.media_type,
+        size=len(carried.content),
+        source_digest=manifest.digest if carried.digest != manifest.digest else None,
+    )

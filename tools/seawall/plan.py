@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seawall.digest import Digest
+from seawall.immutable import check_moves
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest
 from seawall.reference import Reference
@@ -80,7 +81,12 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
         lock: the lock to apply.
         state: what the tree holds now.
         manifests: every manifest below the locked digests that its repository does not serve yet.
+
+    Raises:
+        InputError: an immutable tag would move.
     """
+    moves = _tag_moves(lock, state)
+    check_moves(moves, state.applied.values(), lock)
     links: dict[str, tuple[dict[Digest, None], dict[Digest, StoredManifest]]] = {}
     fetches: dict[Digest, BlobFetch] = {}
     for image in lock.images:
@@ -103,7 +109,7 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
             for repository, (blobs, linked) in sorted(links.items())
             if blobs or linked
         ),
-        moves=_tag_moves(lock, state),
+        moves=moves,
         targets=stored,
         applies=state.applied.get(lock.name) != lock,
         pending=state.pending,

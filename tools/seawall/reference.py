@@ -54,13 +54,18 @@ def check_tag(text: str, where: str) -> str:
     Raises:
         InputError: it does not follow the specification's grammar.
     """
-    if _TAG.fullmatch(text) is None:
+    if not is_tag(text):
         raise InputError(
             where,
             f"{text[:200]!r} is not a tag",
             "use a letter, digit or _ first, then those, . or -, at most 128 characters",
         )
     return text
+
+
+def is_tag(text: str) -> bool:
+    """Return whether *text* follows the grammar of a tag."""
+    return _TAG.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,12 +1,13 @@
 """The ``docker://`` source: a repository of a registry (OCI Distribution Specification 1.1, "Pull")."""
 
 import http.client
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from requests import Response
 
@@ -14,14 +15,19 @@ from seawall.authorization import Authorization
 from seawall.challenge import parse_challenges
 from seawall.credentials import CredentialsLookup, anonymous
 from seawall.digest import Digest
-from seawall.errors import InputError, SeawallError, SourceError, TransientError
+from seawall.errors import InputError, NotFoundError, SeawallError, SourceError, TransientError
 from seawall.http_session import HttpRequest, HttpSession, printable, same_origin
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
 from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
-from seawall.reference import DOCKER_HUB, RegistryLocation
+from seawall.reference import DOCKER_HUB, RegistryLocation, is_tag
 
 _HUB_API = "registry-1.docker.io"
 _HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io"})
+_TAGS_ASKED = 1000
+"""Tags that a page is asked to have; registries give fewer as they like."""
+_TAG_PAGES_MAX = 2000
+_TAG_PAGE_BYTES = 4 * 1024 * 1024
+_TAGS_MAX = 200_000
 
 
 class RegistrySource:
@@ -83,6 +89,31 @@ class RegistrySource:
             raise _other_bytes(where, f"the {promised} that it announced", answer.response)
         return parse_manifest(answer.content, where, _media_type_of(answer.response)).descriptor
 
+    def tags(self) -> tuple[str, ...]:
+        """Return every tag of the repository, each once ("Listing Tags"); what is no tag by the grammar is left out.
+
+        A page names the next one in a ``Link`` header, which is followed on this registry only.
+
+        Raises:
+            SourceError: there is no such repository, its list is malformed or has no end, or leads elsewhere.
+            CredentialsError: the registry refuses access.
+        """
+        where = f"{self._location} tags"
+        request = self._request("GET", f"tags/list?n={_TAGS_ASKED}", where)
+        found: dict[str, None] = {}
+        seen: set[str] = set()
+        while request.url not in seen and len(seen) < _TAG_PAGES_MAX and len(found) <= _TAGS_MAX:
+            seen.add(request.url)
+            answer = self._answer(request, _TAG_PAGE_BYTES)
+            if answer.status != http.client.OK:
+                raise self._refusal(answer, where, "no such repository", "correct the source, or push an image there")
+            found |= dict.fromkeys(_tags_of(answer.content, where))
+            following = _next_page(answer.response, request, where)
+            if following is None:
+                return tuple(found)
+            request = replace(request, url=following)
+        raise SourceError(where, f"the list has no end ({len(seen)} pages were read)", "name the tags instead")
+
     def manifest(self, digest: Digest) -> tuple[bytes, str]:
         """Return the bytes of the manifest *digest*, which match it, and the media type it came with, or ``""``.
 
@@ -141,13 +172,14 @@ class RegistrySource:
 
     def _fetch(self, method: str, path: str, where: str) -> "_Answer":
         """Return an answer with its body, of which no more is read than tells that a manifest is too large."""
-        request = self._request(method, path, where)
+        return self._answer(self._request(method, path, where), MANIFEST_MAX_BYTES)
 
+    def _answer(self, request: HttpRequest, limit: int) -> "_Answer":
         def attempt() -> _Answer:
             response = self._exchange(request)
             if response.status_code != http.client.OK:
                 return _Answer(response, b"", self._http.said(request, response))
-            return _Answer(response, self._http.read(request, response, MANIFEST_MAX_BYTES + 1), "")
+            return _Answer(response, self._http.read(request, response, limit + 1), "")
 
         return self._http.persist(attempt)
 
@@ -172,7 +204,7 @@ class RegistrySource:
         if at_home and answer.status == http.client.FORBIDDEN:
             return self._authorization.refused(where, answer.said)
         if answer.status == http.client.NOT_FOUND:
-            return SourceError(where, f"{missing}{because}", todo)
+            return NotFoundError(where, f"{missing}{because}", todo)
         return SourceError(where, f"{host} answered {answer.status}{because}", "check that it is a registry")
 
 
@@ -180,7 +212,7 @@ class RegistrySource:
 class _Answer:
     response: Response
     content: bytes
-    """The body of a 200; it may be one byte longer than a manifest may be."""
+    """The body of a 200; it may be one byte longer than what was asked for may be."""
     said: str
     """What the body of another status says."""
 
@@ -212,6 +244,34 @@ def _digest_of(response: Response) -> Digest | None:
 
 def _media_type_of(response: Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip()
+
+
+def _tags_of(page: bytes, where: str) -> list[str]:
+    if len(page) > _TAG_PAGE_BYTES:
+        raise SourceError(where, f"a page is larger than {_TAG_PAGE_BYTES} bytes", "name the tags instead")
+    try:
+        # Some registries say null for an empty list.
+        names = json.loads(page)["tags"] or []
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return [name for name in names if is_tag(name)]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        pass
+    raise SourceError(where, "is not a list of tags", "check that it is a registry")
+
+
+def _next_page(response: Response, request: HttpRequest, where: str) -> str | None:
+    """Return the URL of the page that follows, None where this one is the last (RFC 8288, relation ``next``)."""
+    link = response.links.get("next", {}).get("url")
+    if not link:
+        return None
+    try:
+        following = urljoin(response.url, link)
+        at_home = same_origin(following, request.url)
+    except ValueError:
+        at_home = False
+    if not at_home:
+        raise SourceError(where, "the next page is said to be on another server", "tell who runs it")
+    return following
 
 
 def _too_large(where: str) -> SourceError:

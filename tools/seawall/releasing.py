@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from seawall.digest import Digest
 from seawall.errors import InputError
+from seawall.immutable import check_moves
 from seawall.lock import Lock, lock_text
 from seawall.progress import Progress
 from seawall.reference import Reference
@@ -60,7 +61,7 @@ def plan_tag(tree: Tree, source: Reference, tag: str) -> Change:
     """Return what points *tag* at what *source*, of the same repository, names.
 
     Raises:
-        InputError: the tree has no such reference.
+        InputError: the tree has no such reference, or the tag is immutable.
     """
     stored = tree.linked_manifest(source.repository, source.target)
     if stored is None:
@@ -68,6 +69,8 @@ def plan_tag(tree: Tree, source: Reference, tag: str) -> Change:
     before = _tags(tree, {Reference(source.repository, tag)}).get(Reference(source.repository, tag))
     move = TagMove(source.repository, tag, before, stored.digest)
     moves = (move,) if move.before != move.after else ()
+    if moves:
+        check_moves(moves, tree.applied_locks().values())
     return Change("tag", moves, {stored.digest: stored}, tree.pending_release())
 
 

@@ -22,6 +22,10 @@ class Source(Protocol):
         """Return media type, digest and size of the manifest that *tag* names now."""
         ...
 
+    def tags(self) -> tuple[str, ...]:
+        """Return every tag there is now, each once; a name that is no tag of the specification is not in it."""
+        ...
+
     def manifest(self, digest: Digest) -> tuple[bytes, str]:
         """Return the bytes of the manifest *digest* (at most 4 MiB) and the media type it came with, or ``""``."""
         ...

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from seawall.digest import Digest
-from seawall.errors import SourceError, TransientError
+from seawall.errors import InputError, SourceError, TransientError
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest, parse_manifest
 from seawall.plan import BlobFetch, Plan, TreeState, make_plan
@@ -16,6 +16,7 @@ from seawall.progress import Progress
 from seawall.releasing import Change, make_release
 from seawall.source import Source
 from seawall.sources import Sources
+from seawall.subset import parse_platforms, subset
 from seawall.tree import Tree
 from seawall.writer import TreeWriter
 
@@ -184,9 +185,12 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
         for pin in image.tags.values()
         if tree.linked_manifest(image.name, str(pin.digest)) is None
     }
+    origins = {pin.digest: pin.source_digest for pin in lock.pins.values() if pin.source_digest}
     with ThreadPoolExecutor(jobs, thread_name_prefix="manifest") as pool:
         for _ in range(_INDEX_DEPTH):
-            read = pool.map(lambda item: _manifest(item[1], item[0], tree, sources), wanted.values())
+            read = pool.map(
+                lambda item: _manifest(item[1], item[0], origins.get(item[1].digest), tree, sources), wanted.values()
+            )
             images = [image for image, _ in wanted.values()]
             wanted = {}
             for image, manifest in zip(images, read, strict=True):
@@ -200,14 +204,17 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
     )
 
 
-def _manifest(wanted: Descriptor, image: LockedImage, tree: Tree, sources: Sources) -> Manifest:
+def _manifest(wanted: Descriptor, image: LockedImage, origin: Digest | None, tree: Tree, sources: Sources) -> Manifest:
+    """Return the manifest *wanted*; where it is a subset, it is made from the source's index *origin*."""
     where = f"{image.source}@{wanted.digest}"
     stored = tree.stored_manifest(wanted.digest)
     if stored is not None:
         manifest = tree.read_manifest(stored)
     else:
-        content, media_type = sources.of(image).manifest(wanted.digest)
+        content, media_type = sources.of(image).manifest(origin or wanted.digest)
         manifest = parse_manifest(content, where, media_type or wanted.media_type)
+    if stored is None and origin is not None:
+        manifest = _subset(manifest, wanted, image, origin)
     if manifest.digest != wanted.digest:
         raise SourceError(where, f"source sent another manifest ({manifest.digest})", "do not trust this source")
     if len(manifest.content) != wanted.size:
@@ -215,6 +222,21 @@ def _manifest(wanted: Descriptor, image: LockedImage, tree: Tree, sources: Sourc
             where, f"has {len(manifest.content)} bytes, but is said to have {wanted.size}", "run seawall lock again"
         )
     return manifest
+
+
+def _subset(index: Manifest, wanted: Descriptor, image: LockedImage, origin: Digest) -> Manifest:
+    where = f"{image.source}@{origin}"
+    if index.digest != origin or not index.kind.is_index:
+        raise SourceError(where, f"source sent another manifest ({index.digest})", "do not trust this source")
+    made = subset(index, parse_platforms(image.platforms), where)
+    if made.digest != wanted.digest:
+        platforms = ", ".join(image.platforms)
+        raise InputError(
+            where,
+            f"for {platforms} becomes {made.digest}, and the lock says {wanted.digest}",
+            "run seawall lock --upgrade, and see who changed the lock",
+        )
+    return made
 
 
 def _needed(lock: Lock, manifests: Mapping[Digest, Manifest]) -> set[tuple[str, Digest]]:

@@ -1,0 +1,67 @@
+"""What a tree or a server has behind tags now: references and digests, to compare with a lock."""
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+from seawall.digest import Digest
+from seawall.errors import InputError, NotFoundError
+from seawall.probe import check_url
+from seawall.reference import Reference, RegistryLocation
+from seawall.sources import OpenSource
+from seawall.tree import Tree
+
+
+def tags_of_tree(tree: Tree, named: Collection[Reference], *, others: bool) -> dict[Reference, Digest]:
+    """Return what the tags *named* point at in *tree*, and with *others* all the other tags too.
+
+    A tag that is missing, or whose link is not the tree's, is not in it.
+
+    Raises:
+        TreeError: the tree cannot be read.
+    """
+    if others:
+        return {reference: stored.digest for reference, stored in tree.references() if stored is not None}
+    return {
+        reference: stored.digest
+        for reference in named
+        if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
+    }
+
+
+def tags_of_server(
+    url: str, named: Collection[Reference], open_source: OpenSource, jobs: int
+) -> dict[Reference, Digest]:
+    """Return what the tags *named* point at on the server at *url*, by a HEAD request each; a missing one is not in it.
+
+    Args:
+        url: the server's root.
+        named: the tags.
+        open_source: opens the server's repositories.
+        jobs: tags that are asked for at a time.
+
+    Raises:
+        InputError: it is no URL of a server, or has a path.
+        SourceError: the server does not answer, or not truthfully.
+        CredentialsError: it refuses access.
+    """
+    parts = urlsplit(check_url(url))
+    if parts.path:
+        raise InputError(url, "has a path, and /v2/ is asked at a server's root", "write http://HOST[:PORT]")
+    sources = {
+        repository: open_source(RegistryLocation(parts.netloc, repository), parts.scheme == "http")
+        for repository in sorted({reference.repository for reference in named})
+    }
+
+    def ask(reference: Reference) -> Digest | None:
+        try:
+            return sources[reference.repository].resolve(str(reference.tag)).digest
+        except NotFoundError:
+            return None
+
+    with ThreadPoolExecutor(jobs, thread_name_prefix="ask") as pool:
+        return {
+            reference: digest
+            for reference, digest in zip(named, pool.map(ask, named), strict=True)
+            if digest is not None
+        }
