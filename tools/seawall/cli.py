@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -13,6 +14,8 @@ from typing import Any, NoReturn
 import click
 
 from seawall import __version__
+from seawall.adding import pin_addition, pin_staged
+from seawall.credentials import CredentialsLookup, named_credentials
 from seawall.describe import Description, ImageDescription, describe, describe_all
 from seawall.digest import Digest
 from seawall.duration import parse_duration
@@ -20,12 +23,12 @@ from seawall.errors import ExitCode, InputError, SeawallError, TreeError
 from seawall.images import read_images
 from seawall.in_use import InUse, read_in_use
 from seawall.inventory import take_inventory
-from seawall.lock import Move, moves, read_lock, write_lock
+from seawall.lock import Lock, Move, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
 from seawall.probe import ProbeReport, check_url, probe
 from seawall.prune import DEFAULT_GRACE, DEFAULT_KEEP_RELEASES, Keep, PrunePlan, plan_prune, prune
-from seawall.reference import LayoutLocation, Reference, check_tag
+from seawall.reference import ImageSource, LayoutLocation, Reference, RegistryLocation, check_tag, parse_image_source
 from seawall.release import Release, TagMove
 from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
 from seawall.scrub import ScrubReport, scrub
@@ -38,6 +41,7 @@ from seawall.writer import hold
 _PATH = click.Path(path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+_plain_http = click.option("--plain-http", is_flag=True, help="Talk HTTP to the source's registry, not HTTPS.")
 _jobs = click.option(
     "--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="How many at a time."
 )
@@ -268,6 +272,99 @@ def _change(tree_root: Path, plan: Callable[[Tree], Change], *, dry_run: bool, a
     click.echo(f"{tree_root}: {would}{_count(len(change.moves), 'tag')} moved")
 
 
+@cli.command("add")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("source", metavar="SOURCE")
+@click.argument("name", metavar="[REPO[:TAG]]", default="")
+@_plain_http
+@_dry_run
+@_json
+@_jobs
+def add_command(
+    tree_root: Path, source: str, name: str, plain_http: bool, dry_run: bool, as_json: bool, jobs: int
+) -> None:
+    """Add one image to TREE by hand; no sync of a lock withdraws it.
+
+    SOURCE is docker://HOST/REPO:TAG, docker://HOST/REPO@sha256:... or oci:DIR:TAG. Without REPO[:TAG] the image has
+    its source's full name and tag.
+    """
+    image = parse_image_source(source)
+    sources = Sources(Path.cwd(), opener())
+    lock, _ = pin_addition(image, name, sources, plain_http=plain_http)
+    outcome = _add("add", lock, tree_root, sources, jobs, dry_run=dry_run)
+    if as_json:
+        _print_json(_outcome_row(outcome, dry_run=dry_run))
+    else:
+        _print_outcome(outcome, tree_root, dry_run=dry_run)
+
+
+@cli.command("stage")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("source", metavar="SOURCE")
+@click.argument("repository", metavar="[REPO]", default="")
+@click.option(
+    "--credentials-env", metavar="NAME", help="The environment variable that holds USER:PASSWORD for SOURCE's host."
+)
+@click.option("--credentials-file", type=_PATH, help="The file that holds them.")
+@_plain_http
+@_dry_run
+@_json
+@_jobs
+def stage_command(
+    tree_root: Path,
+    source: str,
+    repository: str,
+    credentials_env: str | None,
+    credentials_file: Path | None,
+    plain_http: bool,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int,
+) -> None:
+    """Add one image to TREE under a name of its own, and print the reference that pins it: REPO@sha256:...
+
+    The tag is staged-<hex of the digest>, which never names anything else. Credentials that are given live for this
+    command alone, and nothing else is then looked up.
+    """
+    image = parse_image_source(source)
+    sources = Sources(Path.cwd(), opener(_staging_credentials(image, credentials_env, credentials_file)))
+    lock, reference = pin_staged(image, repository, sources, plain_http=plain_http)
+    outcome = _add("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
+    pinned = Reference(reference.repository, digest=lock.pins[reference].digest)
+    if as_json:
+        _print_json({"pinned": str(pinned), "reference": str(reference), **_outcome_row(outcome, dry_run=dry_run)})
+    else:
+        click.echo(str(pinned))
+
+
+def _add(by: str, lock: Lock, tree_root: Path, sources: Sources, jobs: int, *, dry_run: bool) -> Outcome:
+    tree = Tree.possible(tree_root)
+    if dry_run:
+        return Outcome(prepare(lock, tree, sources, jobs, by), None, sources.requests)
+    with watch() as progress, hold(tree) as writer:
+        plan = prepare(lock, tree, sources, jobs, by)
+        release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
+        return Outcome(plan, release, sources.requests)
+
+
+def _staging_credentials(image: ImageSource, name: str | None, file: Path | None) -> CredentialsLookup | None:
+    """Return the credentials that a person gave for this command, or None where they gave none."""
+    if name is None and file is None:
+        return None
+    if not isinstance(image.location, RegistryLocation):
+        raise InputError(str(image), "wants no credentials", "leave them out")
+    if name is not None and file is not None:
+        raise InputError("--credentials-file", "is given beside --credentials-env", "give one of them")
+    if file is not None:
+        try:
+            return named_credentials(image.location.host, file.read_text("utf-8"), str(file))
+        except OSError as error:
+            raise InputError(str(file), f"cannot be read ({error.strerror})", "give a readable file") from None
+        except UnicodeDecodeError:
+            raise InputError(str(file), "is not UTF-8 text", "let it hold USER:PASSWORD") from None
+    return named_credentials(image.location.host, os.environ.get(str(name), ""), f"${name}")
+
+
 @cli.command("prune")
 @click.argument("tree_root", metavar="TREE", type=_PATH)
 @click.option(
@@ -451,7 +548,8 @@ def _print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
         click.echo(line)
     plan = outcome.plan
     if plan.is_empty:
-        click.echo(f"{root}: unchanged, serves {_count(len(plan.lock.pins), 'tag')} of the lock {plan.lock.name!r}")
+        of = f" of the lock {plan.lock.name!r}" if plan.by == "sync" else ""
+        click.echo(f"{root}: unchanged, serves {_count(len(plan.lock.pins), 'tag')}{of}")
         return
     release = f"release {outcome.release}: " if outcome.release else ""
     would = "would be: " if dry_run else ""

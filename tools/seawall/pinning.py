@@ -7,6 +7,7 @@ from seawall.lock import Lock, Pin, kept_pins, make_lock
 from seawall.manifest import parse_manifest
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Reference
+from seawall.source import Source
 from seawall.sources import Sources
 
 
@@ -34,11 +35,19 @@ def pin(images: ImagesFile, old: Lock | None, sources: Sources, *, upgrade: bool
 
 
 def _ask(entry: ImageEntry, tag: str, sources: Sources) -> Pin:
-    source = sources.of(entry)
+    return resolve(sources.of(entry), tag, f"{entry.source}:{tag}")
+
+
+def resolve(source: Source, tag: str, where: str) -> Pin:
+    """Return the pin of what *tag* names now in *source*; *where* names it in errors.
+
+    Raises:
+        SeawallError: the source does not answer, or has not got it.
+    """
     descriptor = source.resolve(tag)
     media_type = descriptor.media_type
     if media_type not in BY_MEDIA_TYPE:
         # Some servers name a type that is no manifest's; the manifest itself knows better, or is refused.
         content, media_type = source.manifest(descriptor.digest)
-        media_type = parse_manifest(content, f"{entry.source}:{tag}", media_type).kind.media_type
+        media_type = parse_manifest(content, where, media_type).kind.media_type
     return Pin(digest=descriptor.digest, media_type=media_type, size=descriptor.size)

@@ -43,10 +43,11 @@ class Outcome:
         return not self.plan.is_empty
 
 
-def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS) -> Plan:
+def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, by: str = "sync") -> Plan:
     """Return the plan that makes *tree* serve what *lock* says, having read what it depends on.
 
-    Asks the sources for no more than the manifests that the tree has not.
+    Asks the sources for no more than the manifests that the tree has not. *by* is what the plan is for: but for
+    ``sync``, what *lock* names is added, nothing is withdrawn, and no lock is recorded.
 
     Raises:
         SeawallError: a source or the tree does not answer, or not truthfully.
@@ -86,7 +87,7 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS) 
         ),
         stored_manifests=frozenset(digest for digest in manifests if tree.stored_manifest(digest)),
     )
-    return make_plan(lock, state, manifests)
+    return make_plan(lock, state, manifests, by)
 
 
 def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, jobs: int = DEFAULT_JOBS) -> int | None:
@@ -110,7 +111,8 @@ def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, 
         for stored in links.manifests:
             writer.link_manifest(links.repository, str(stored.digest), stored)
     writer.settle()
-    change = Change("sync", plan.moves, plan.targets, plan.pending, plan.lock, applies=plan.applies)
+    lock = plan.lock if plan.by == "sync" else None
+    change = Change(plan.by, plan.moves, plan.targets, plan.pending, lock, applies=plan.applies)
     return make_release(change, writer, progress)
 
 
