@@ -15,6 +15,7 @@ import click
 
 from seawall import __version__
 from seawall.adding import pin_addition, pin_staged
+from seawall.bundle import BundlePlan, check_bundle, plan_bundle, write_bundle
 from seawall.credentials import CredentialsLookup, named_credentials
 from seawall.describe import Description, ImageDescription, describe, describe_all
 from seawall.digest import Digest
@@ -36,6 +37,7 @@ from seawall.sources import Sources, opener
 from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
 from seawall.terminal import print_table, readable, watch
 from seawall.tree import Tree
+from seawall.unbundling import Unbundling, plan_unbundle, unbundle
 from seawall.writer import hold
 
 _PATH = click.Path(path_type=Path)
@@ -443,6 +445,92 @@ def _prune_row(plan: PrunePlan, *, dry_run: bool) -> dict[str, Any]:
         "repositories": list(plan.repositories),
         "removed": [str(stored.digest) for stored in plan.manifest_contents] + [str(d) for d in plan.blob_contents],
         "size": plan.size,
+    }
+
+
+@cli.command("bundle")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("file", metavar="FILE", type=_PATH)
+@click.option(
+    "--since",
+    metavar="RELEASE",
+    type=click.IntRange(min=0),
+    required=True,
+    help="The release that the other tree has already; 0: nothing.",
+)
+@_dry_run
+@_json
+def bundle_command(tree_root: Path, file: Path, since: int, dry_run: bool, as_json: bool) -> None:
+    """Write FILE with only what is new in TREE since RELEASE, for seawall unbundle elsewhere."""
+    tree = Tree.existing(tree_root)
+    plan = plan_bundle(take_inventory(tree), since, str(tree_root))
+    if not dry_run:
+        with watch() as progress:
+            write_bundle(plan, tree, file, progress)
+    if as_json:
+        _print_json(_bundle_row(plan, dry_run=dry_run))
+        return
+    tags = sum(len(own.tags) for own in plan.bundle.repositories)
+    click.echo(
+        f"{file}: {'would hold' if dry_run else 'holds'} releases {since} to {plan.bundle.release}: "
+        f"{_count(tags, 'tag')}, {_count(len(plan.manifests), 'manifest')} and {_count(len(plan.blobs), 'blob')} "
+        f"({readable(plan.size)})"
+    )
+
+
+@cli.command("unbundle")
+@click.argument("file", metavar="FILE", type=_PATH)
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@_dry_run
+@_json
+def unbundle_command(file: Path, tree_root: Path, dry_run: bool, as_json: bool) -> None:
+    """Check every byte of FILE, which seawall bundle wrote, and bring what it holds into TREE."""
+    tree = Tree.possible(tree_root)
+    release = None
+    with watch() as progress:
+        checked = check_bundle(file, progress)
+        if dry_run:
+            unbundling = plan_unbundle(checked, tree, str(file))
+        else:
+            with hold(tree) as writer:
+                unbundling = plan_unbundle(checked, tree, str(file))
+                if not unbundling.is_empty:
+                    release = unbundle(unbundling, file, writer, progress)
+    if as_json:
+        _print_json(_unbundle_row(unbundling, release, dry_run=dry_run))
+        return
+    for move in unbundling.plan.moves if dry_run else ():
+        click.echo(_tag_move_line(move))
+    if unbundling.is_empty:
+        click.echo(f"{tree_root}: unchanged, has all of {file}")
+        return
+    would = "would be: " if dry_run else f"release {release}: " if release else ""
+    click.echo(
+        f"{tree_root}: {would}{_count(len(unbundling.plan.moves), 'tag')} moved, "
+        f"{_count(len(unbundling.blobs), 'blob')} ({readable(sum(unbundling.blobs.values()))}) brought"
+    )
+
+
+def _bundle_row(plan: BundlePlan, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "since": plan.bundle.since,
+        "release": plan.bundle.release,
+        "tags": [f"{own.repository}:{tag.tag}" for own in plan.bundle.repositories for tag in own.tags],
+        "manifests": [str(row.digest) for row in plan.manifests],
+        "blobs": [{"digest": str(row.digest), "size": row.size} for row in plan.blobs],
+        "size": plan.size,
+    }
+
+
+def _unbundle_row(unbundling: Unbundling, release: int | None, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "changed": not unbundling.is_empty,
+        "dry_run": dry_run,
+        "release": release,
+        "blobs": [{"digest": str(digest), "size": size} for digest, size in unbundling.blobs.items()],
+        "stored": [{"digest": str(m.digest), "kind": str(m.kind)} for m in unbundling.plan.manifests],
+        "moved": [_tag_move_row(move) for move in unbundling.plan.moves],
     }
 
 

@@ -101,6 +101,15 @@ def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, 
     if plan.fetches:
         writer.require_space(plan.fetch_bytes)
         _fetch_blobs(plan.fetches, writer, sources, progress, jobs)
+    return publish(plan, writer, progress)
+
+
+def publish(plan: Plan, writer: TreeWriter, progress: Progress) -> int | None:
+    """Do what *plan* says after its blobs are there; return the number of the release, if tags moved.
+
+    Raises:
+        TreeError: the disk refuses.
+    """
     for manifest in plan.manifests:
         writer.add_manifest(manifest)
     writer.settle()
