@@ -138,6 +138,17 @@ def test_rehearsals_show_what_would_happen_and_write_nothing(site: Site, far: Si
     assert {**planned, "dry_run": False, "release": 1} == unbundle(far, file).answer
 
 
+def test_a_person_reads_what_was_bundled_and_what_came_of_it(site: Site, far: Site, images: list[FakeImage]) -> None:
+    file = site.folder / "x.tar"
+    assert "would hold releases 0 to 3: 4 tags" in site.run("bundle", site.root, file, "--since", 0, "--dry-run").out
+    assert "holds releases 0 to 3: 4 tags" in site.run("bundle", site.root, file, "--since", 0).out
+    planned = far.run("unbundle", file, far.root, "--dry-run").out
+    assert f"move {NAME}:latest (none) -> sha256:{images[2].digest.hex[:12]}" in planned
+    assert "would be: 3 tags moved" in planned
+    assert f"{far.root}: release 1: 3 tags moved" in far.run("unbundle", file, far.root).out
+    assert far.run("unbundle", file, far.root).out == f"{far.root}: unchanged, has all of {file}\n"
+
+
 @pytest.mark.parametrize("since", [1, 2])
 def test_a_tree_without_the_base_is_told_what_is_missing(
     since: int, site: Site, far: Site, images: list[FakeImage]

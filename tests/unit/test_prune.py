@@ -167,6 +167,20 @@ def test_what_interrupted_runs_left_goes(site: Site, images: list[FakeImage]) ->
     assert served(site) == digests(*images)
 
 
+def test_a_repository_of_which_only_blobs_were_linked_goes(site: Site, images: list[FakeImage]) -> None:
+    blob = images[0].layers[1]
+    with hold(site.tree) as writer:
+        writer.link_blob("half/linked", blob.digest)
+        writer.settle()
+    assert [row["kind"] for row in site.scrubbed()] == ["unnamed"]
+    assert pruned(site, grace="1h").answer["changed"] is False
+    answer = pruned(site).answer
+    assert answer["repositories"] == ["half/linked"]
+    assert {"repository": "half/linked", "digest": str(blob.digest)} in answer["blobs"]
+    assert not (site.root / "v2/half").exists()
+    assert site.scrubbed() == []
+
+
 # What still runs.
 
 

@@ -11,7 +11,7 @@ from seawall.digest import Digest
 from seawall.in_use import InUse
 from seawall.inventory import Inventory, Links, Needs
 from seawall.progress import Progress
-from seawall.release import Release
+from seawall.release import Release, TagMove
 from seawall.tree import StoredManifest
 from seawall.writer import TreeWriter
 
@@ -69,9 +69,9 @@ def find_roots(inventory: Inventory, keep: Keep) -> frozenset[Root]:
         # To go back to release n is to undo those after it: what they moved tags away from has to be there.
         needed = record.release.number > newest + 1 - keep.releases
         if needed or max(_began(record.release), record.ended) > keep.since:
-            roots |= _ends(record.release)
+            roots |= _ends(record.release.moves)
     if inventory.pending:
-        roots |= _ends(inventory.pending)
+        roots |= _ends(inventory.pending.moves)
     return frozenset(roots | _used(inventory, keep.in_use))
 
 
@@ -185,36 +185,30 @@ def _swept(links: Links, marked: set[Digest], inventory: Inventory) -> list[Root
 
 def _used(inventory: Inventory, in_use: frozenset[InUse]) -> set[Root]:
     """Return what *in_use* may be, in every repository that serves it."""
-    digits = tuple(used.hex for used in in_use if used.hex)
+    whole = {used.hex for used in in_use if len(used.hex) == 64}
+    beginnings = tuple(used.hex for used in in_use if 0 < len(used.hex) < 64)
     by_digest = {
         digest
         for digest, needs in inventory.needs.items()
         # An engine's image id is the digest of the config, which is a blob to the manifest.
-        if digits and any(known.hex.startswith(digits) for known in (digest, *needs.blobs))
+        if any(known.hex in whole or known.hex.startswith(beginnings) for known in (digest, *needs.blobs))
     }
     found = {(links.repository, digest) for links in inventory.links for digest in by_digest & links.manifests.keys()}
     # What a tag named when something was started by it is only known to be one of those that it has ever named.
-    releases = [record.release for record in inventory.records]
-    moves = [move for release in releases for move in release.moves]
+    moves: dict[str, set[TagMove]] = defaultdict(set)
+    for record in inventory.records:
+        for move in record.release.moves:
+            moves[move.tag].add(move)
     for used in in_use:
-        found |= {
-            (move.repository, digest)
-            for move in moves
-            if used.tag == move.tag and used.may_be(move.repository)
-            for digest in (move.before, move.after)
-            if digest is not None
-        }
+        for move in moves.get(used.tag, ()):
+            if used.may_be(move.repository):
+                found |= _ends((move,))
     return found
 
 
-def _ends(release: Release) -> set[Root]:
-    """Return what *release* moved tags from and to."""
-    return {
-        (move.repository, digest)
-        for move in release.moves
-        for digest in (move.before, move.after)
-        if digest is not None
-    }
+def _ends(moves: Iterable[TagMove]) -> set[Root]:
+    """Return what *moves* moved tags from and to."""
+    return {(move.repository, digest) for move in moves for digest in (move.before, move.after) if digest is not None}
 
 
 def _named(manifests: Iterable[Digest], needs: Mapping[Digest, Needs]) -> set[Digest]:
