@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -12,16 +14,23 @@ from typing import Any, NoReturn
 import click
 
 from seawall import __version__
+from seawall.adding import pin_addition, pin_staged
+from seawall.bundle import BundlePlan, check_bundle, plan_bundle, write_bundle
+from seawall.credentials import CredentialsLookup, named_credentials
 from seawall.describe import Description, ImageDescription, describe, describe_all
 from seawall.digest import Digest
+from seawall.duration import parse_duration
 from seawall.errors import ExitCode, InputError, SeawallError, TreeError
 from seawall.images import read_images
 from seawall.immutable import check_lock
-from seawall.lock import Move, differences, moves, read_lock, write_lock
+from seawall.in_use import InUse, read_in_use
+from seawall.inventory import take_inventory
+from seawall.lock import Lock, Move, differences, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
 from seawall.probe import ProbeReport, check_url, probe
-from seawall.reference import LayoutLocation, Reference, check_tag
+from seawall.prune import DEFAULT_GRACE, DEFAULT_KEEP_RELEASES, Keep, PrunePlan, plan_prune, prune
+from seawall.reference import ImageSource, LayoutLocation, Reference, RegistryLocation, check_tag, parse_image_source
 from seawall.release import Release, TagMove
 from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
 from seawall.scrub import ScrubReport, scrub
@@ -30,11 +39,13 @@ from seawall.sources import Sources, opener
 from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
 from seawall.terminal import print_table, readable, watch
 from seawall.tree import Tree
+from seawall.unbundling import Unbundling, plan_unbundle, unbundle
 from seawall.writer import hold
 
 _PATH = click.Path(path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+_plain_http = click.option("--plain-http", is_flag=True, help="Talk HTTP to the source's registry, not HTTPS.")
 _jobs = click.option(
     "--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="How many at a time."
 )
@@ -310,6 +321,266 @@ def _change(tree_root: Path, plan: Callable[[Tree], Change], *, dry_run: bool, a
     click.echo(f"{tree_root}: {would}{_count(len(change.moves), 'tag')} moved")
 
 
+@cli.command("add")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("source", metavar="SOURCE")
+@click.argument("name", metavar="[REPO[:TAG]]", default="")
+@_plain_http
+@_dry_run
+@_json
+@_jobs
+def add_command(
+    tree_root: Path, source: str, name: str, plain_http: bool, dry_run: bool, as_json: bool, jobs: int
+) -> None:
+    """Add one image to TREE by hand; no sync of a lock withdraws it.
+
+    SOURCE is docker://HOST/REPO:TAG, docker://HOST/REPO@sha256:... or oci:DIR:TAG. Without REPO[:TAG] the image has
+    its source's full name and tag.
+    """
+    image = parse_image_source(source)
+    sources = Sources(Path.cwd(), opener())
+    lock, _ = pin_addition(image, name, sources, plain_http=plain_http)
+    outcome = _add("add", lock, tree_root, sources, jobs, dry_run=dry_run)
+    if as_json:
+        _print_json(_outcome_row(outcome, dry_run=dry_run))
+    else:
+        _print_outcome(outcome, tree_root, dry_run=dry_run)
+
+
+@cli.command("stage")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("source", metavar="SOURCE")
+@click.argument("repository", metavar="[REPO]", default="")
+@click.option(
+    "--credentials-env", metavar="NAME", help="The environment variable that holds USER:PASSWORD for SOURCE's host."
+)
+@click.option("--credentials-file", type=_PATH, help="The file that holds them.")
+@_plain_http
+@_dry_run
+@_json
+@_jobs
+def stage_command(
+    tree_root: Path,
+    source: str,
+    repository: str,
+    credentials_env: str | None,
+    credentials_file: Path | None,
+    plain_http: bool,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int,
+) -> None:
+    """Add one image to TREE under a name of its own, and print the reference that pins it: REPO@sha256:...
+
+    The tag is staged-<hex of the digest>, which never names anything else. Credentials that are given live for this
+    command alone, and nothing else is then looked up.
+    """
+    image = parse_image_source(source)
+    sources = Sources(Path.cwd(), opener(_staging_credentials(image, credentials_env, credentials_file)))
+    lock, reference = pin_staged(image, repository, sources, plain_http=plain_http)
+    outcome = _add("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
+    pinned = Reference(reference.repository, digest=lock.pins[reference].digest)
+    if as_json:
+        _print_json({"pinned": str(pinned), "reference": str(reference), **_outcome_row(outcome, dry_run=dry_run)})
+    else:
+        click.echo(str(pinned))
+
+
+def _add(by: str, lock: Lock, tree_root: Path, sources: Sources, jobs: int, *, dry_run: bool) -> Outcome:
+    tree = Tree.possible(tree_root)
+    if dry_run:
+        return Outcome(prepare(lock, tree, sources, jobs, by), None, sources.requests)
+    with watch() as progress, hold(tree) as writer:
+        plan = prepare(lock, tree, sources, jobs, by)
+        release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
+        return Outcome(plan, release, sources.requests)
+
+
+def _staging_credentials(image: ImageSource, name: str | None, file: Path | None) -> CredentialsLookup | None:
+    """Return the credentials that a person gave for this command, or None where they gave none."""
+    if name is None and file is None:
+        return None
+    if not isinstance(image.location, RegistryLocation):
+        raise InputError(str(image), "wants no credentials", "leave them out")
+    if name is not None and file is not None:
+        raise InputError("--credentials-file", "is given beside --credentials-env", "give one of them")
+    if file is not None:
+        try:
+            return named_credentials(image.location.host, file.read_text("utf-8"), str(file))
+        except OSError as error:
+            raise InputError(str(file), f"cannot be read ({error.strerror})", "give a readable file") from None
+        except UnicodeDecodeError:
+            raise InputError(str(file), "is not UTF-8 text", "let it hold USER:PASSWORD") from None
+    return named_credentials(image.location.host, os.environ.get(str(name), ""), f"${name}")
+
+
+@cli.command("prune")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.option(
+    "--keep-releases",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=DEFAULT_KEEP_RELEASES,
+    show_default=True,
+    help="Keep what a rollback to any of the newest N releases needs.",
+)
+@click.option(
+    "--in-use",
+    "in_use_files",
+    metavar="FILE|-",
+    multiple=True,
+    help="Keep what this list of references names, or this JSON of docker, crictl or kubectl; may be repeated.",
+)
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    default=DEFAULT_GRACE,
+    show_default=True,
+    help="Keep what arrived, or lost its tag, less than this ago.",
+)
+@_dry_run
+@_json
+def prune_command(
+    tree_root: Path, keep_releases: int, in_use_files: tuple[str, ...], grace: str, dry_run: bool, as_json: bool
+) -> None:
+    """Remove from TREE what no tag, lock, recent release or running container needs."""
+    tree = Tree.existing(tree_root)
+    since = time.time() - parse_duration(grace, "--grace")
+    in_use = frozenset[InUse]().union(*map(read_in_use, in_use_files))
+    keep = Keep(keep_releases, since, in_use)
+    if dry_run:
+        plan = plan_prune(take_inventory(tree), keep)
+    else:
+        with watch() as progress, hold(tree) as writer:
+            plan = plan_prune(take_inventory(tree), keep)
+            prune(plan, writer, progress)
+    if as_json:
+        _print_json(_prune_row(plan, dry_run=dry_run))
+        return
+    for line in _prune_lines(plan) if dry_run else ():
+        click.echo(line)
+    if plan.is_empty:
+        click.echo(f"{tree_root}: unchanged, nothing can go")
+        return
+    click.echo(
+        f"{tree_root}: {_count(len(plan.manifests), 'manifest')} and {_count(len(plan.blobs), 'blob')} "
+        f"{'would be ' if dry_run else ''}no longer served; "
+        f"{_count(len(plan.manifest_contents) + len(plan.blob_contents), 'file')} ({readable(plan.size)}) "
+        f"{'would be ' if dry_run else ''}removed"
+    )
+
+
+def _prune_lines(plan: PrunePlan) -> Iterator[str]:
+    for repository, digest in plan.manifests:
+        yield f"unlink {repository}@{digest}"
+    for repository, digest in plan.blobs:
+        yield f"unlink blob {digest} of {repository}"
+    for repository in plan.repositories:
+        yield f"remove repository {repository}"
+    for stored in plan.manifest_contents:
+        yield f"remove {stored.digest} {stored.kind}"
+    for digest in plan.blob_contents:
+        yield f"remove blob {digest}"
+
+
+def _prune_row(plan: PrunePlan, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "changed": not plan.is_empty,
+        "dry_run": dry_run,
+        "manifests": [f"{repository}@{digest}" for repository, digest in plan.manifests],
+        "blobs": [{"repository": repository, "digest": str(digest)} for repository, digest in plan.blobs],
+        "repositories": list(plan.repositories),
+        "removed": [str(stored.digest) for stored in plan.manifest_contents] + [str(d) for d in plan.blob_contents],
+        "size": plan.size,
+    }
+
+
+@cli.command("bundle")
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@click.argument("file", metavar="FILE", type=_PATH)
+@click.option(
+    "--since",
+    metavar="RELEASE",
+    type=click.IntRange(min=0),
+    required=True,
+    help="The release that the other tree has already; 0: nothing.",
+)
+@_dry_run
+@_json
+def bundle_command(tree_root: Path, file: Path, since: int, dry_run: bool, as_json: bool) -> None:
+    """Write FILE with only what is new in TREE since RELEASE, for seawall unbundle elsewhere."""
+    tree = Tree.existing(tree_root)
+    plan = plan_bundle(take_inventory(tree), since, str(tree_root))
+    if not dry_run:
+        with watch() as progress:
+            write_bundle(plan, tree, file, progress)
+    if as_json:
+        _print_json(_bundle_row(plan, dry_run=dry_run))
+        return
+    tags = sum(len(own.tags) for own in plan.bundle.repositories)
+    click.echo(
+        f"{file}: {'would hold' if dry_run else 'holds'} releases {since} to {plan.bundle.release}: "
+        f"{_count(tags, 'tag')}, {_count(len(plan.manifests), 'manifest')} and {_count(len(plan.blobs), 'blob')} "
+        f"({readable(plan.size)})"
+    )
+
+
+@cli.command("unbundle")
+@click.argument("file", metavar="FILE", type=_PATH)
+@click.argument("tree_root", metavar="TREE", type=_PATH)
+@_dry_run
+@_json
+def unbundle_command(file: Path, tree_root: Path, dry_run: bool, as_json: bool) -> None:
+    """Check every byte of FILE, which seawall bundle wrote, and bring what it holds into TREE."""
+    tree = Tree.possible(tree_root)
+    release = None
+    with watch() as progress:
+        checked = check_bundle(file, progress)
+        if dry_run:
+            unbundling = plan_unbundle(checked, tree, str(file))
+        else:
+            with hold(tree) as writer:
+                unbundling = plan_unbundle(checked, tree, str(file))
+                if not unbundling.is_empty:
+                    release = unbundle(unbundling, file, writer, progress)
+    if as_json:
+        _print_json(_unbundle_row(unbundling, release, dry_run=dry_run))
+        return
+    for move in unbundling.plan.moves if dry_run else ():
+        click.echo(_tag_move_line(move))
+    if unbundling.is_empty:
+        click.echo(f"{tree_root}: unchanged, has all of {file}")
+        return
+    would = "would be: " if dry_run else f"release {release}: " if release else ""
+    click.echo(
+        f"{tree_root}: {would}{_count(len(unbundling.plan.moves), 'tag')} moved, "
+        f"{_count(len(unbundling.blobs), 'blob')} ({readable(sum(unbundling.blobs.values()))}) brought"
+    )
+
+
+def _bundle_row(plan: BundlePlan, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "since": plan.bundle.since,
+        "release": plan.bundle.release,
+        "tags": [f"{own.repository}:{tag.tag}" for own in plan.bundle.repositories for tag in own.tags],
+        "manifests": [str(row.digest) for row in plan.manifests],
+        "blobs": [{"digest": str(row.digest), "size": row.size} for row in plan.blobs],
+        "size": plan.size,
+    }
+
+
+def _unbundle_row(unbundling: Unbundling, release: int | None, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "changed": not unbundling.is_empty,
+        "dry_run": dry_run,
+        "release": release,
+        "blobs": [{"digest": str(digest), "size": size} for digest, size in unbundling.blobs.items()],
+        "stored": [{"digest": str(m.digest), "kind": str(m.kind)} for m in unbundling.plan.manifests],
+        "moved": [_tag_move_row(move) for move in unbundling.plan.moves],
+    }
+
+
 @cli.command("verify")
 @click.argument("where", metavar="TREE|URL")
 @click.argument("references", metavar="[REPO:TAG]...", nargs=-1)
@@ -412,7 +683,8 @@ def _print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
         click.echo(line)
     plan = outcome.plan
     if plan.is_empty:
-        click.echo(f"{root}: unchanged, serves {_count(len(plan.lock.pins), 'tag')} of the lock {plan.lock.name!r}")
+        of = f" of the lock {plan.lock.name!r}" if plan.by == "sync" else ""
+        click.echo(f"{root}: unchanged, serves {_count(len(plan.lock.pins), 'tag')}{of}")
         return
     release = f"release {outcome.release}: " if outcome.release else ""
     would = "would be: " if dry_run else ""

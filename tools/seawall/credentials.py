@@ -50,6 +50,24 @@ def anonymous(_host: str) -> Credentials | None:
     return None
 
 
+def named_credentials(host: str, secret: str, where: str) -> CredentialsLookup:
+    """Return the lookup of one who has *secret*, ``USER:PASSWORD``, for the registry at *host* and for no other.
+
+    Raises:
+        InputError: *secret*, which comes from *where*, is not of that form.
+    """
+    username, colon, password = secret.strip("\r\n").partition(":")
+    if not (username and colon and password):
+        # Not with a word of it: it may be the password alone.
+        raise InputError(where, "holds no credentials", "let it hold USER:PASSWORD")
+    credentials = Credentials(username, password)
+
+    def lookup(asked: str) -> Credentials | None:
+        return credentials if asked == host else None
+
+    return lookup
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 

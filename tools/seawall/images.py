@@ -82,7 +82,7 @@ class ImageEntry(pydantic.BaseModel):
             if self.name:
                 check_repository(self.name, "name")
             else:
-                _default_name(location)
+                default_name(location)
         except InputError as error:
             raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
         if len(set(self.tags)) != len(self.tags):
@@ -107,10 +107,15 @@ class ImageEntry(pydantic.BaseModel):
     @property
     def repository(self) -> str:
         """The repository in the tree."""
-        return self.name or _default_name(self.location)
+        return self.name or default_name(self.location)
 
 
-def _default_name(location: Location) -> str:
+def default_name(location: Location) -> str:
+    """Return the repository in the tree that *location* fills where no name is given: the source's full name.
+
+    Raises:
+        InputError: it has no name, or one that a tree cannot hold.
+    """
     if isinstance(location, LayoutLocation):
         raise InputError("name", "is missing, and an oci: source has no name of its own", "add name: REPOSITORY")
     try:

@@ -87,6 +87,8 @@ class Manifest:
     config: Descriptor | None
     layers: tuple[Descriptor, ...]
     """The layers of an image; of an index, what it lists that is no manifest."""
+    subject: Digest | None = None
+    """The manifest that this one refers to: it is its signature, its SBOM (manifest.md, "subject")."""
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
@@ -130,7 +132,7 @@ def parse_manifest(content: bytes, where: str, media_type: str = "") -> Manifest
     # An index may list what is no manifest (BuildKit's cache lists layers so): clients fetch those as blobs.
     children = tuple(row for row in named if kind.is_index and row.media_type in BY_MEDIA_TYPE)
     layers = tuple(row for row in named if row not in children)
-    return Manifest(kind, Digest.of(content), content, children, config, layers)
+    return Manifest(kind, Digest.of(content), content, children, config, layers, _subject(document))
 
 
 def _kind_of(document: Mapping[str, Any], media_type: str, where: str) -> ManifestKind:
@@ -175,6 +177,15 @@ def _descriptors(document: Mapping[str, Any], name: str) -> tuple[Descriptor, ..
     if not isinstance(rows, list):
         raise TypeError(f"{name} is not a list")
     return tuple(_descriptor(row) for row in rows)
+
+
+def _subject(document: Mapping[str, Any]) -> Digest | None:
+    # Nobody pulls by it, so that one which cannot be served (of another algorithm) is no reason to refuse the image.
+    row = document.get("subject")
+    try:
+        return Digest.parse(row["digest"]) if isinstance(row, dict) else None
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def _descriptor(row: Any) -> Descriptor:

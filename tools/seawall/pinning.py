@@ -9,6 +9,7 @@ from seawall.lock import Carried, Lock, LockedFilter, Pin, kept_filters, kept_pi
 from seawall.manifest import parse_manifest
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Reference
+from seawall.source import Source
 from seawall.sources import Sources
 from seawall.subset import narrowed, parse_platforms
 from seawall.tag_filter import TagFilter, select
@@ -68,15 +69,28 @@ def _check_carried_once(carried: Sequence[Carried]) -> None:
 
 
 def _ask(entry: ImageEntry, tag: str, sources: Sources) -> Pin:
-    source = sources.of(entry)
+    return resolve(sources.of(entry), tag, f"{entry.source}:{tag}", entry.platforms)
+
+
+def resolve(source: Source, tag: str, where: str, platforms: Sequence[str] = ()) -> Pin:
+    """Return the pin of what *tag* names now in *source*, of the named *platforms* or of all.
+
+    Args:
+        source: answers for the tag.
+        tag: the tag.
+        where: names it in errors.
+        platforms: which platforms to keep, as ``os/architecture[/variant]``; all where none is given.
+
+    Raises:
+        SeawallError: the source does not answer, or has not got it.
+    """
     descriptor = source.resolve(tag)
-    if descriptor.media_type in BY_MEDIA_TYPE and not entry.platforms:
+    if descriptor.media_type in BY_MEDIA_TYPE and not platforms:
         return Pin(digest=descriptor.digest, media_type=descriptor.media_type, size=descriptor.size)
     # Some servers name a type that is no manifest's; the manifest itself knows better, or is refused.
-    where = f"{entry.source}:{tag}"
     content, media_type = source.manifest(descriptor.digest)
     manifest = parse_manifest(content, where, media_type or descriptor.media_type)
-    carried = narrowed(manifest, parse_platforms(entry.platforms), source, where) if entry.platforms else manifest
+    carried = narrowed(manifest, parse_platforms(platforms), source, where) if platforms else manifest
     return Pin(
         digest=carried.digest,
         media_type=carried.kind.media_type,

@@ -7,7 +7,7 @@ from seawall.digest import Digest
 from seawall.immutable import check_moves
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest
-from seawall.reference import Reference
+from seawall.reference import Reference, check_staged
 from seawall.release import Release, TagMove
 from seawall.tree import StoredManifest
 
@@ -49,7 +49,7 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a sync does, in this order: fetches, manifests, links, tag lists, moves, the applied lock."""
+    """What a sync or an addition does, in this order: fetches, manifests, links, tag lists, moves, the applied lock."""
 
     lock: Lock
     fetches: tuple[BlobFetch, ...]
@@ -62,6 +62,8 @@ class Plan:
     applies: bool
     """True where the lock differs from the one of this name that was last applied."""
     pending: Release | None
+    by: str = "sync"
+    """What it is for; but for ``sync``, *lock* only says what to add, and is no lock to record."""
 
     @property
     def is_empty(self) -> bool:
@@ -74,18 +76,19 @@ class Plan:
         return sum(fetch.blob.size for fetch in self.fetches)
 
 
-def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]) -> Plan:
+def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest], by: str = "sync") -> Plan:
     """Return what makes a tree in *state* serve what *lock* says.
 
     Args:
         lock: the lock to apply.
         state: what the tree holds now.
         manifests: every manifest below the locked digests that its repository does not serve yet.
+        by: what the plan is for; but for ``sync`` it only adds, withdraws nothing and records no lock.
 
     Raises:
-        InputError: an immutable tag would move.
+        InputError: an immutable tag or a staged name would come to name another image.
     """
-    moves = _tag_moves(lock, state)
+    moves = _tag_moves(lock, state, by)
     check_moves(moves, state.applied.values(), lock)
     links: dict[str, tuple[dict[Digest, None], dict[Digest, StoredManifest]]] = {}
     fetches: dict[Digest, BlobFetch] = {}
@@ -111,8 +114,9 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
         ),
         moves=moves,
         targets=stored,
-        applies=state.applied.get(lock.name) != lock,
+        applies=by == "sync" and state.applied.get(lock.name) != lock,
         pending=state.pending,
+        by=by,
     )
 
 
@@ -133,15 +137,17 @@ def _unlinked(
     return list(order.values())
 
 
-def _tag_moves(lock: Lock, state: TreeState) -> tuple[TagMove, ...]:
+def _tag_moves(lock: Lock, state: TreeState, by: str) -> tuple[TagMove, ...]:
     wanted = {reference: pin.digest for reference, pin in lock.pins.items()}
+    for reference, digest in wanted.items():
+        check_staged(reference, digest)
     moves = [
         TagMove(reference.repository, str(reference.tag), state.tags.get(reference), digest)
         for reference, digest in wanted.items()
         if state.tags.get(reference) != digest
     ]
     others = {reference for name, other in state.applied.items() if name != lock.name for reference in other.pins}
-    for reference, digest in _put_by(lock.name, state).items():
+    for reference, digest in _put_by(lock.name, state).items() if by == "sync" else ():
         # What another lock names too, or a person has moved since, is no longer this lock's to withdraw.
         if reference not in wanted and reference not in others and state.tags.get(reference) == digest:
             moves.append(TagMove(reference.repository, str(reference.tag), digest, None))

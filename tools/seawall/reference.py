@@ -125,6 +125,64 @@ class LayoutLocation:
 Location = RegistryLocation | LayoutLocation
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """One image of a source, spelled as in containers-transports(5)."""
+
+    location: Location
+    tag: str | None
+    digest: Digest | None = None
+
+    def __str__(self) -> str:
+        return f"{self.location}@{self.digest}" if self.digest else f"{self.location}:{self.tag}"
+
+
+def parse_image_source(text: str) -> ImageSource:
+    """Return the image that ``docker://HOST/REPO[:TAG][@DIGEST]`` or ``oci:DIR:TAG`` spells.
+
+    As in containers-transports(5), a registry's image without tag and digest is the one with the tag ``latest``. A
+    digest counts more than a tag beside it.
+
+    Raises:
+        InputError: it is malformed, or names no image.
+    """
+    name, at, digest = text.partition("@") if text.startswith("docker:") else (text, "", "")
+    before, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag or before in {"docker", "oci"}:
+        before, tag = name, ""
+    location = parse_location(before, text)
+    if isinstance(location, LayoutLocation) and not tag:
+        raise InputError(text, "names no image of the layout", "write oci:DIR:TAG")
+    if tag:
+        check_tag(tag, text)
+    if at:
+        return ImageSource(location, tag or None, Digest.parse(digest, text))
+    return ImageSource(location, tag or "latest")
+
+
+_STAGED = "staged-"
+
+
+def staged_tag(digest: Digest) -> str:
+    """Return the tag under which the image *digest* is staged: made from it, so that it never names another.
+
+    It is not ``sha256-<hex>``, which is where clients look for what refers to an image (OCI Distribution
+    Specification 1.1, "Referrers Tag Schema").
+    """
+    return f"{_STAGED}{digest.hex}"
+
+
+def check_staged(reference: Reference, digest: Digest) -> None:
+    """Check that *reference* may point at *digest*: any may, but for a staged one, which names its own for good.
+
+    Raises:
+        InputError: it may not.
+    """
+    own = (reference.tag or "").removeprefix(_STAGED)
+    if own != reference.tag and re.fullmatch(r"[0-9a-f]{64}", own) and own != digest.hex:
+        raise InputError(str(reference), f"is the name of sha256:{own} for good", "give another tag")
+
+
 def parse_location(text: str, where: str) -> Location:
     """Return the source that *text* spells, without a tag: tags are listed beside it.
 

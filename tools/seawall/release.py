@@ -34,7 +34,7 @@ class Release:
     time: str
     """When it was begun: ISO 8601, UTC, in seconds."""
     by: str
-    """What made it: ``sync``, ``rollback``, ``tag`` or ``rm``."""
+    """What made it: the name of the command."""
     lock: str
     """The name of the lock that was applied; empty where it was none."""
     moves: tuple[TagMove, ...]

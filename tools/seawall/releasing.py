@@ -9,7 +9,7 @@ from seawall.errors import InputError
 from seawall.immutable import check_moves
 from seawall.lock import Lock, lock_text
 from seawall.progress import Progress
-from seawall.reference import Reference
+from seawall.reference import Reference, check_staged
 from seawall.release import Release, TagMove, repositories_of, undoing
 from seawall.tree import StoredManifest, Tree
 from seawall.writer import TreeWriter
@@ -20,7 +20,7 @@ class Change:
     """Tags to move, all in one release."""
 
     by: str
-    """What makes it: ``sync``, ``rollback``, ``tag`` or ``rm``."""
+    """What makes it: the name of the command."""
     moves: tuple[TagMove, ...]
     targets: Mapping[Digest, StoredManifest] = field(default_factory=dict)
     """Where manifests lie that tags are pointed at, as far as that is known already."""
@@ -30,6 +30,12 @@ class Change:
     """The lock that is applied, where it is one."""
     applies: bool = False
     """True where *lock* differs from the one of its name that was last applied."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError if a staged name would name something else than what it is made from."""
+        for move in self.moves:
+            if move.after is not None:
+                check_staged(move.reference, move.after)
 
     @property
     def is_empty(self) -> bool:

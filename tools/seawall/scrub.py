@@ -141,7 +141,8 @@ def _repository(
     folder = tree.repository_path(repository)
     named: set[Digest] = set()
     tags: list[str] = []
-    for link in sorted((folder / "manifests").iterdir()):
+    manifest_links = folder / "manifests"
+    for link in sorted(manifest_links.iterdir()) if manifest_links.is_dir() else ():
         stored, finding = _manifest_link(tree, link, repository)
         if finding:
             findings.append(finding)

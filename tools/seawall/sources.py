@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from seawall.credentials import Credentials, DockerConfig
+from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
 from seawall.http_session import HttpSession
 from seawall.images import absolute
 from seawall.layout import LayoutSource
@@ -48,7 +48,11 @@ class Sources:
 
     def of(self, entry: HasSource) -> Source:
         """Return the source of *entry*; may be called from several threads."""
-        key = (absolute(entry.location, self._base), entry.plain_http)
+        return self.at(entry.location, plain_http=entry.plain_http)
+
+    def at(self, location: Location, *, plain_http: bool) -> Source:
+        """Return the source at *location*; may be called from several threads."""
+        key = (absolute(location, self._base), plain_http)
         with self._mutex:
             if key not in self._sources:
                 self._sources[key] = self._open(*key)
@@ -60,8 +64,12 @@ class Sources:
         return sum(source.requests for source in self._sources.values())
 
 
-def opener() -> OpenSource:
-    """Return what opens sources with the credentials that Docker keeps; they share their connections."""
+def opener(credentials: CredentialsLookup | None = None) -> OpenSource:
+    """Return what opens sources; they share their connections.
+
+    Args:
+        credentials: looks credentials up; those that Docker keeps if left out.
+    """
     http = HttpSession()
     # Read once, when a registry first wants credentials: a file that is not needed can do no harm.
     config = functools.cache(DockerConfig.load)
@@ -72,6 +80,6 @@ def opener() -> OpenSource:
     def open_source(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
         if isinstance(location, LayoutLocation):
             return LayoutSource(location)
-        return RegistrySource(location, plain_http=plain_http, credentials=lookup, http=http)
+        return RegistrySource(location, plain_http=plain_http, credentials=credentials or lookup, http=http)
 
     return open_source

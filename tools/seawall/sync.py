@@ -44,10 +44,11 @@ class Outcome:
         return not self.plan.is_empty
 
 
-def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS) -> Plan:
+def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, by: str = "sync") -> Plan:
     """Return the plan that makes *tree* serve what *lock* says, having read what it depends on.
 
-    Asks the sources for no more than the manifests that the tree has not.
+    Asks the sources for no more than the manifests that the tree has not. *by* is what the plan is for: but for
+    ``sync``, what *lock* names is added, nothing is withdrawn, and no lock is recorded.
 
     Raises:
         SeawallError: a source or the tree does not answer, or not truthfully.
@@ -87,7 +88,7 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS) 
         ),
         stored_manifests=frozenset(digest for digest in manifests if tree.stored_manifest(digest)),
     )
-    return make_plan(lock, state, manifests)
+    return make_plan(lock, state, manifests, by)
 
 
 def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, jobs: int = DEFAULT_JOBS) -> int | None:
@@ -101,6 +102,15 @@ def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, 
     if plan.fetches:
         writer.require_space(plan.fetch_bytes)
         _fetch_blobs(plan.fetches, writer, sources, progress, jobs)
+    return publish(plan, writer, progress)
+
+
+def publish(plan: Plan, writer: TreeWriter, progress: Progress) -> int | None:
+    """Do what *plan* says after its blobs are there; return the number of the release, if tags moved.
+
+    Raises:
+        TreeError: the disk refuses.
+    """
     for manifest in plan.manifests:
         writer.add_manifest(manifest)
     writer.settle()
@@ -111,7 +121,8 @@ def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, 
         for stored in links.manifests:
             writer.link_manifest(links.repository, str(stored.digest), stored)
     writer.settle()
-    change = Change("sync", plan.moves, plan.targets, plan.pending, plan.lock, applies=plan.applies)
+    lock = plan.lock if plan.by == "sync" else None
+    change = Change(plan.by, plan.moves, plan.targets, plan.pending, lock, applies=plan.applies)
     return make_release(change, writer, progress)
 
 

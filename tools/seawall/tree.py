@@ -183,7 +183,8 @@ class Tree:
         """Yield every repository in order of its name."""
         top = self.root / V2
         for folder, names, _ in os.walk(top, onerror=_raise_unreadable):
-            if "manifests" in names:
+            # A run that was killed may have come no further than the links of the blobs.
+            if "manifests" in names or "blobs" in names:
                 yield str(Path(folder).relative_to(top))
             names[:] = sorted(set(names) - {"manifests", "blobs", "tags", "referrers"})
 

@@ -87,10 +87,34 @@ class TreeWriter:
 
     def remove_tag(self, repository: str, tag: str) -> None:
         """Take *tag* away from *repository*; what it pointed at stays, by digest."""
-        link = self.tree.manifest_link(repository, tag)
-        with _disk(link):
-            link.unlink(missing_ok=True)
-            self._note(link.parent)
+        self._unlink(self.tree.manifest_link(repository, tag))
+
+    def unlink_manifest(self, repository: str, digest: Digest) -> None:
+        """Let *repository* no longer serve the manifest *digest*, nor the list of what refers to it."""
+        self._unlink(self.tree.repository_path(repository) / "referrers" / str(digest))
+        self._unlink(self.tree.manifest_link(repository, str(digest)))
+
+    def unlink_blob(self, repository: str, digest: Digest) -> None:
+        """Let *repository* no longer serve the blob *digest*."""
+        self._unlink(self.tree.blob_link(repository, digest))
+
+    def remove_repository(self, repository: str) -> None:
+        """Remove the folders of *repository*, which serves nothing any more, and those above that hold nothing else."""
+        folder = self.tree.repository_path(repository)
+        self._unlink(self.tree.tag_list_path(repository))
+        # "manifests" is what makes it a repository: it goes last, so that a killed run can be finished.
+        for name in ("tags", "referrers", "blobs", "manifests"):
+            self._remove_folder(folder / name)
+        while folder != self.tree.root / V2 and self._remove_folder(folder):
+            folder = folder.parent
+
+    def remove_blob(self, digest: Digest) -> None:
+        """Remove the content of the blob *digest*, which no repository serves any more."""
+        self._unlink(self.tree.blob_path(digest))
+
+    def remove_manifest(self, manifest: StoredManifest) -> None:
+        """Remove the content of *manifest*, which no repository serves any more."""
+        self._unlink(self.tree.manifest_path(manifest))
 
     def write_tag_list(self, repository: str, tags: Iterable[str]) -> None:
         """Write the tag list of *repository* (OCI Distribution Specification 1.1, "Listing tags")."""
@@ -141,6 +165,27 @@ class TreeWriter:
             raise TreeError(
                 str(self.tree.root), f"needs {size:,} bytes, and {free:,} are free on its file system", "make room"
             )
+
+    def _unlink(self, path: Path) -> None:
+        with _disk(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            self._note(path.parent)
+
+    def _remove_folder(self, folder: Path) -> bool:
+        """Remove *folder* if it is empty; return whether it is gone."""
+        with _disk(folder):
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                return True
+            except OSError as error:
+                if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+                    return False
+                raise
+        with self._mutex:
+            self._changed.discard(folder)
+        self._note(folder.parent)
+        return True
 
     def _link(self, link: Path, to: Path) -> None:
         target = relative_target(link, to)

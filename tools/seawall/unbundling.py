@@ -1,0 +1,131 @@
+"""Unbundling: bring into a tree what a bundle holds, in the order of publishing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seawall.bundle import BundledRepository, CheckedBundle, read_blobs, whole
+from seawall.digest import Digest
+from seawall.errors import InputError
+from seawall.lock import Lock
+from seawall.manifest import Descriptor, Manifest
+from seawall.plan import Links, Plan
+from seawall.progress import Progress
+from seawall.release import TagMove
+from seawall.sync import publish
+from seawall.tree import StoredManifest, Tree
+from seawall.writer import TreeWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Unbundling:
+    """What a bundle changes in a tree."""
+
+    plan: Plan
+    """What is to be published once the blobs are there."""
+    blobs: dict[Digest, int]
+    """Blobs that the tree lacks, with their sizes in bytes."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True where the tree has all of it already."""
+        return self.plan.is_empty and not self.blobs
+
+
+def plan_unbundle(checked: CheckedBundle, tree: Tree, file: str) -> Unbundling:
+    """Return what brings *tree* to where the bundle leads; *file* names it in errors.
+
+    Raises:
+        InputError: the tree has not what the bundle is based on.
+        SourceError: the bundle is not whole.
+        TreeError: the tree is damaged there.
+    """
+    _require_base(checked, tree, file)
+    targets: dict[Digest, StoredManifest] = {}
+    links: list[Links] = []
+    moves: list[TagMove] = []
+    for own in checked.bundle.repositories:
+        stored = {row.digest: row.stored for row in own.manifests}
+        read = {digest: checked.manifests.get(at) or tree.read_manifest(at) for digest, at in stored.items()}
+        order = [manifest.digest for manifest in whole(own, read, file)]
+        missing = tuple(stored[d] for d in order if tree.linked_manifest(own.repository, str(d)) is None)
+        blobs = tuple(row.digest for row in own.blobs if not tree.links_blob(own.repository, row.digest))
+        if missing or blobs:
+            links.append(Links(own.repository, blobs, missing))
+        targets |= stored
+        moves += _moves(own, tree, file, checked.bundle.since)
+    manifests: dict[Digest, Manifest] = {
+        stored.digest: manifest
+        for stored, manifest in checked.manifests.items()
+        if not tree.manifest_path(stored).is_file()
+    }
+    plan = Plan(
+        lock=Lock(name="by-hand"),
+        fetches=(),
+        manifests=tuple(manifests.values()),
+        links=tuple(links),
+        moves=tuple(sorted(moves, key=lambda move: str(move.reference))),
+        targets=targets,
+        applies=False,
+        pending=tree.pending_release(),
+        by="unbundle",
+    )
+    return Unbundling(plan, {d: size for d, size in checked.blobs.items() if tree.blob_size(d) != size})
+
+
+def unbundle(unbundling: Unbundling, file: Path, writer: TreeWriter, progress: Progress) -> int | None:
+    """Do what *unbundling* says; return the number of the release, if tags moved.
+
+    Killed at any moment, it leaves a tree that serves all that it served before; the next run finishes.
+
+    Raises:
+        SourceError: *file* has changed since it was checked; no tag has moved then.
+        TreeError: the disk refuses.
+    """
+    size = sum(unbundling.blobs.values())
+    writer.require_space(size)
+    progress.expect(size, f"{len(unbundling.blobs)} blobs")
+    if unbundling.blobs:
+        for digest, length, pieces in read_blobs(file, set(unbundling.blobs)):
+            writer.add_blob(Descriptor("", digest, length), pieces, progress.advance)
+    return publish(unbundling.plan, writer, progress)
+
+
+def _require_base(checked: CheckedBundle, tree: Tree, file: str) -> None:
+    """Check that what is neither in the bundle nor new is in *tree*."""
+    lost = {
+        f"{repository}@{digest}"
+        for repository, digests in checked.bundle.base.items()
+        for digest in digests
+        if tree.linked_manifest(repository, str(digest)) is None
+    }
+    for own in checked.bundle.repositories:
+        for manifest in own.manifests:
+            if manifest.stored not in checked.manifests and not tree.manifest_path(manifest.stored).is_file():
+                lost.add(str(manifest.digest))
+        for blob in own.blobs:
+            if blob.digest not in checked.blobs and tree.blob_size(blob.digest) != blob.size:
+                lost.add(str(blob.digest))
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise _not_based(file, checked.bundle.since, f"{tree.root} lacks {min(lost)}{more}")
+
+
+def _moves(own: BundledRepository, tree: Tree, file: str, since: int) -> list[TagMove]:
+    """Return the moves of the tags of *own*; each tag has to be somewhere on the path that it took."""
+    moves = []
+    for tag in own.tags:
+        stored = tree.linked_manifest(own.repository, tag.tag)
+        now = stored.digest if stored else None
+        if now not in tag.path:
+            raise _not_based(file, since, f"{own.repository}:{tag.tag} is {now or 'missing'} in {tree.root}")
+        if now != tag.path[-1]:
+            moves.append(TagMove(own.repository, tag.tag, now, tag.path[-1]))
+    return moves
+
+
+def _not_based(file: str, since: int, what: str) -> InputError:
+    return InputError(
+        file,
+        f"is based on release {since} of the tree that it was made from, and {what}",
+        "apply the bundles before it, or make one since an older release",
+    )
