@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -403,6 +404,26 @@ def test_a_blob_that_stalls_is_transient(scene: Scene) -> None:
     error = failure(scene.pull_layer)
     assert isinstance(error, TransientError)
     assert "sent nothing for 0.3 seconds" in error.what
+
+
+def test_a_blob_that_drips_is_transient_and_left_soon(scene: Scene) -> None:
+    # Each byte comes in time, all of them together would take 20 seconds.
+    scene.registry.misbehave(Fault(on="/blobs/", drip=0.02))
+    began = time.monotonic()
+    error = failure(scene.pull_layer)
+    assert isinstance(error, TransientError)
+    assert re.search(r"sent only \d+ bytes in 0\.\d seconds", error.what)
+    assert time.monotonic() - began < 2
+
+
+def test_a_slow_disk_is_not_taken_for_a_slow_server(scene: Scene) -> None:
+    layer = make_layer("large", 2 * PIECE_BYTES)
+    image = scene.registry.add_image("team/app", "large", make_image(layers=[layer]))
+    received = b""
+    for number, piece in enumerate(scene.source.blob(image.layers[0])):
+        received += piece
+        time.sleep(0.4 if number < 2 else 0)
+    assert received == layer
 
 
 def test_a_blob_that_is_given_up_leaves_no_connection_behind(scene: Scene) -> None:

@@ -28,6 +28,8 @@ CONNECT_TIMEOUT = 10.0
 """Seconds until a connection has to stand."""
 READ_TIMEOUT = 60.0
 """Seconds that a server may be silent in the middle of an answer."""
+MIN_RATE = 8 * 1024
+"""Bytes per second that a blob has to come with, on average over :data:`READ_TIMEOUT`; so its size bounds its time."""
 TRIES = 3
 RETRY_AFTER_MAX = 60
 """Seconds that are waited at most before another try, whatever the server asks for."""
@@ -223,18 +225,25 @@ class HttpSession:
         """Yield the body of *response* in pieces, at most one byte more than *size*; the caller closes it.
 
         Raises:
-            TransientError: the body is cut short, or the server falls silent.
+            TransientError: the body is cut short, or the server falls silent or drips.
         """
-        left = size + 1
+        left, came, waited = size + 1, 0, 0.0
         while left:
+            asked = time.monotonic()
             try:
-                piece = response.raw.read(min(left, PIECE_BYTES), decode_content=False)
+                piece = response.raw.read1(min(left, PIECE_BYTES), decode_content=False)
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 raise self._unavailable(request, error).final(1) from None
             if not piece:
                 return
-            left -= len(piece)
+            # Only the time that the server took counts: a slow disk is not its fault.
+            left, came, waited = left - len(piece), came + len(piece), waited + time.monotonic() - asked
             yield piece
+            if waited >= self._timeouts[1]:
+                if came < MIN_RATE * waited:
+                    what = f"{_host(request.url)} sent only {came} bytes in {waited:.1f} seconds"
+                    raise TransientError(request.where, what, _LATER)
+                came, waited = 0, 0.0
 
     def said(self, request: HttpRequest, response: requests.Response) -> str:
         """Return what an error's body says, fit for a message (``""`` where it says nothing), and close it."""
