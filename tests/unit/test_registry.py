@@ -500,10 +500,14 @@ def test_a_quota_is_waited_for_as_long_as_the_registry_asks(scene: Scene) -> Non
     assert all(7 <= pause < 8 for pause in scene.pauses)
 
 
-def test_nobody_waits_longer_than_a_minute(scene: Scene) -> None:
-    scene.registry.misbehave(Fault(status=429, headers={"Retry-After": "86400"}, times=1))
-    scene.source.resolve("1.0")
-    assert RETRY_AFTER_MAX <= scene.pauses[0] < RETRY_AFTER_MAX + 1
+@pytest.mark.parametrize("status", [429, 503])
+def test_nobody_waits_longer_than_a_minute_nor_asks_sooner_than_told(scene: Scene, status: int) -> None:
+    scene.registry.misbehave(Fault(status=status, headers={"Retry-After": "86400"}, times=1))
+    error = failure(scene.pull_layer)
+    assert type(error) is SourceError
+    assert "in 86400 seconds" in error.todo
+    assert scene.pauses == []
+    assert len(scene.registry.requests) == 1
 
 
 @pytest.mark.parametrize("value", ["soon", "", "-1", "9" * 400])

@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 
 import click
 
-from seawall import __version__
+from seawall import __version__, interrupt
 from seawall.describe import Description, ImageDescription, describe, describe_all
 from seawall.digest import Digest
 from seawall.errors import ExitCode, InputError, SeawallError, TreeError
+from seawall.http_session import HttpSession
 from seawall.images import read_images
 from seawall.lock import Move, moves, read_lock, write_lock
 from seawall.pinning import pin
@@ -81,7 +82,8 @@ def lock_command(
         raise InputError(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
-    sources = Sources(images_file.parent, opener())
+    http = HttpSession()
+    sources = Sources(images_file.parent, opener(http))
     new = pin(images, old, sources, upgrade=upgrade, jobs=jobs)
     changed = new != old
     if changed and not dry_run:
@@ -94,6 +96,7 @@ def lock_command(
                 "lock": str(lock_file),
                 "moved": [_move_row(move) for move in moved],
                 "requests": sources.requests,
+                "quotas": _quota_rows(http),
             }
         )
         return
@@ -104,6 +107,7 @@ def lock_command(
         f"{lock_file}: {verb if changed else 'unchanged'}, {_count(len(new.pins), 'tag')}, "
         f"{_count(sources.requests, 'request')}"
     )
+    _print_quotas(http)
 
 
 @cli.command("sync")
@@ -126,7 +130,8 @@ def sync_command(
     """
     lock = read_lock(lock_file)
     tree = Tree.possible(tree_root)
-    sources = Sources(lock_file.parent, opener())
+    http = HttpSession()
+    sources = Sources(lock_file.parent, opener(http))
     with watch() as progress:
         if dry_run:
             outcome = Outcome(prepare(lock, tree, sources, jobs), None, sources.requests)
@@ -136,9 +141,10 @@ def sync_command(
                 release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
                 outcome = Outcome(plan, release, sources.requests)
     if as_json:
-        _print_json(_outcome_row(outcome, dry_run=dry_run))
+        _print_json(_outcome_row(outcome, dry_run=dry_run) | {"quotas": _quota_rows(http)})
     else:
         _print_outcome(outcome, tree_root, dry_run=dry_run)
+        _print_quotas(http)
 
 
 @cli.command("ls")
@@ -325,6 +331,7 @@ def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error ends here, as one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _terminate)
     try:
         cli.main(arguments, prog_name="seawall", standalone_mode=False)
     except SeawallError as error:
@@ -348,6 +355,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    interrupt.ask()
     raise KeyboardInterrupt
 
 
@@ -373,6 +381,18 @@ def _print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
         f"{root}: {release}{would}{_count(len(plan.moves), 'tag')} moved, {_count(len(plan.fetches), 'blob')} "
         f"({readable(plan.fetch_bytes)}) fetched; {_count(outcome.requests, 'request')}"
     )
+
+
+def _print_quotas(http: HttpSession) -> None:
+    for host, quota in http.quotas.items():
+        click.echo(f"{host}: {quota}")
+
+
+def _quota_rows(http: HttpSession) -> list[dict[str, Any]]:
+    return [
+        {"host": host, "remaining": q.remaining, "limit": q.limit, "window": q.window, "reset": q.reset}
+        for host, q in http.quotas.items()
+    ]
 
 
 def _plan_lines(plan: Plan) -> Iterator[str]:

@@ -60,9 +60,9 @@ class Sources:
         return sum(source.requests for source in self._sources.values())
 
 
-def opener() -> OpenSource:
-    """Return what opens sources with the credentials that Docker keeps; they share their connections."""
-    http = HttpSession()
+def opener(http: HttpSession | None = None) -> OpenSource:
+    """Return what opens sources with the credentials that Docker keeps; they share their connections, *http*."""
+    http = http or HttpSession()
     # Read once, when a registry first wants credentials: a file that is not needed can do no harm.
     config = functools.cache(DockerConfig.load)
 
