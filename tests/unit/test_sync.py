@@ -1,8 +1,6 @@
 """Sync: the tree comes to serve what the lock says, whatever the source does on the way."""
 
 import os
-import random
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -312,35 +310,6 @@ def test_a_full_disk_ends_in_one_line_and_a_tree_that_still_serves(site: Site, r
         assert site.scrubbed() == []
     finally:
         subprocess.run(["umount", site.root], check=True)
-
-
-def test_killed_at_any_moment_the_tree_serves_what_it_served_and_the_next_run_finishes(
-    site: Site, registry: FakeRegistry
-) -> None:
-    registry.add_image("team/app", "1", make_image("old", layers=[make_layer("old", 300_000)]))
-    site.publish(entry(registry, "team/app", "1"))
-    served = {path: path.read_bytes() for path in (site.root / f"v2/{NAME}").rglob("*") if path.is_file()}
-    dice = random.Random(20)  # noqa: S311
-    for attempt in range(8):
-        for tag in range(20):
-            image = make_image(f"{attempt} {tag}", layers=[make_layer(f"{attempt} {tag}", 200_000)])
-            registry.add_image("team/app", f"t{tag}", image)
-        site.declare(entry(registry, "team/app", "1", *(f"t{tag}" for tag in range(20))))
-        assert site.lock("--upgrade").code == 0
-        with site.start("sync", site.lock_file, site.root) as process:
-            assert process.stderr
-            process.stderr.readline()  # The first line says that it fetches.
-            time.sleep(dice.uniform(0, 0.25))
-            process.send_signal(signal.SIGKILL)
-        kinds = {finding["kind"] for finding in site.scrubbed()}
-        # A tag list may be ahead of its tags, and a blob linked before its manifest: nobody asks for either yet.
-        assert kinds <= {"stale", "unnamed"}
-        for path, content in served.items():
-            if path.name != "list":
-                assert path.read_bytes() == content
-        assert site.sync().code == 0
-        assert site.scrubbed() == []
-        assert set(site.tags()) == {f"{NAME}:1", *(f"{NAME}:t{tag}" for tag in range(20))}
 
 
 def test_a_lock_of_another_name_does_not_take_over_a_lock_file(site: Site, registry: FakeRegistry) -> None:
