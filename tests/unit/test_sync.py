@@ -9,7 +9,7 @@ import pytest
 
 from seawall.errors import ExitCode, TreeError
 from seawall.media_type import DOCKER_MANIFEST, MANIFEST_KINDS
-from seawall.tree import HELD, INCOMING
+from seawall.tree import HELD, INCOMING, LOCKS
 from seawall.writer import hold
 from unit.fake_registry import FakeImage, FakeRegistry, Fault, make_docker_list, make_image, make_index, make_layer
 from unit.tool_site import Site, entry
@@ -139,6 +139,23 @@ def test_what_another_lock_put_there_stays(site: Site, registry: FakeRegistry) -
     site.lock_file.unlink()
     site.publish(entry(registry, "team/tool", "1"), name="tools")
     assert set(site.tags()) == {f"{NAME}:1", "up.example/team/tool:1"}
+
+
+def test_the_locks_of_others_are_read_only_where_something_may_have_to_go(site: Site, registry: FakeRegistry) -> None:
+    # They may be large, and what a sync costs is to grow with the change.
+    registry.add_image("team/app", "1")
+    registry.add_image("team/tool", "1")
+    site.publish(entry(registry, "team/app", "1"), name="apps")
+    other = site.root / LOCKS / "apps.lock"
+    other.chmod(0o644)
+    other.write_text("no lock")
+    site.lock_file.unlink()
+    site.publish(entry(registry, "team/tool", "1"), name="tools")
+    site.declare(name="tools")
+    site.lock("--upgrade")
+    failed = site.sync()
+    assert failed.code == ExitCode.TREE
+    assert "apps.lock" in failed.err
 
 
 def test_each_change_is_a_release_that_says_what_moved(site: Site, registry: FakeRegistry) -> None:

@@ -54,10 +54,13 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS) 
     Raises:
         SeawallError: a source or the tree does not answer, or not truthfully.
     """
-    applied = tree.applied_locks()
+    own = tree.applied_lock(lock.name)
     pending = tree.pending_release()
-    named = {*lock.pins, *(applied[lock.name].pins if lock.name in applied else ())}
+    named = {*lock.pins, *(own.pins if own else ())}
     named |= {move.reference for move in pending.moves} if pending else set()
+    # Other locks, which may be large, only say what must not be withdrawn.
+    withdraws = bool(named - lock.pins.keys())
+    applied = tree.applied_locks() if withdraws else {lock.name: own} if own else {}
     tags = {
         reference: stored.digest
         for reference in named
