@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -15,12 +15,11 @@ from seawall import __version__, interrupt
 from seawall.describe import Description, ImageDescription, describe, describe_all
 from seawall.digest import Digest
 from seawall.errors import ExitCode, InputError, SeawallError, TreeError
-from seawall.http_session import HttpSession
 from seawall.images import read_images
 from seawall.lock import Move, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
-from seawall.probe import ProbeReport, check_url, probe
+from seawall.quota import Quota
 from seawall.reference import LayoutLocation, Reference, check_tag
 from seawall.release import Release, TagMove
 from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
@@ -30,6 +29,9 @@ from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
 from seawall.terminal import print_table, readable, watch
 from seawall.tree import Tree
 from seawall.writer import hold
+
+if TYPE_CHECKING:
+    from seawall.probe import ProbeReport
 
 _PATH = click.Path(path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
@@ -82,8 +84,8 @@ def lock_command(
         raise InputError(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
-    http = HttpSession()
-    sources = Sources(images_file.parent, opener(http))
+    quotas: dict[str, Quota] = {}
+    sources = Sources(images_file.parent, opener(quotas))
     new = pin(images, old, sources, upgrade=upgrade, jobs=jobs)
     changed = new != old
     if changed and not dry_run:
@@ -96,7 +98,7 @@ def lock_command(
                 "lock": str(lock_file),
                 "moved": [_move_row(move) for move in moved],
                 "requests": sources.requests,
-                "quotas": _quota_rows(http),
+                "quotas": _quota_rows(quotas),
             }
         )
         return
@@ -107,7 +109,7 @@ def lock_command(
         f"{lock_file}: {verb if changed else 'unchanged'}, {_count(len(new.pins), 'tag')}, "
         f"{_count(sources.requests, 'request')}"
     )
-    _print_quotas(http)
+    _print_quotas(quotas)
 
 
 @cli.command("sync")
@@ -130,8 +132,8 @@ def sync_command(
     """
     lock = read_lock(lock_file)
     tree = Tree.possible(tree_root)
-    http = HttpSession()
-    sources = Sources(lock_file.parent, opener(http))
+    quotas: dict[str, Quota] = {}
+    sources = Sources(lock_file.parent, opener(quotas))
     with watch() as progress:
         if dry_run:
             outcome = Outcome(prepare(lock, tree, sources, jobs), None, sources.requests)
@@ -141,10 +143,10 @@ def sync_command(
                 release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
                 outcome = Outcome(plan, release, sources.requests)
     if as_json:
-        _print_json(_outcome_row(outcome, dry_run=dry_run) | {"quotas": _quota_rows(http)})
+        _print_json(_outcome_row(outcome, dry_run=dry_run) | {"quotas": _quota_rows(quotas)})
     else:
         _print_outcome(outcome, tree_root, dry_run=dry_run)
-        _print_quotas(http)
+        _print_quotas(quotas)
 
 
 @cli.command("ls")
@@ -307,6 +309,9 @@ def verify_command(
 
 
 def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *, as_json: bool, jobs: int) -> NoReturn:
+    # It reads HTTP libraries that no other command needs at its start.
+    from seawall.probe import check_url, probe  # noqa: PLC0415
+
     check_url(url)
     wanted: dict[Reference, Digest | None] = {
         reference: reference.digest for reference in map(Reference.parse, references)
@@ -383,15 +388,15 @@ def _print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
     )
 
 
-def _print_quotas(http: HttpSession) -> None:
-    for host, quota in http.quotas.items():
+def _print_quotas(quotas: dict[str, Quota]) -> None:
+    for host, quota in quotas.items():
         click.echo(f"{host}: {quota}")
 
 
-def _quota_rows(http: HttpSession) -> list[dict[str, Any]]:
+def _quota_rows(quotas: dict[str, Quota]) -> list[dict[str, Any]]:
     return [
         {"host": host, "remaining": q.remaining, "limit": q.limit, "window": q.window, "reset": q.reset}
-        for host, q in http.quotas.items()
+        for host, q in quotas.items()
     ]
 
 
@@ -481,7 +486,7 @@ def _scrub_row(report: ScrubReport) -> dict[str, Any]:
     }
 
 
-def _probe_row(report: ProbeReport, wanted: dict[Reference, Digest | None]) -> dict[str, Any]:
+def _probe_row(report: "ProbeReport", wanted: dict[Reference, Digest | None]) -> dict[str, Any]:
     return {
         "holds": report.holds,
         "references": [str(reference) for reference in wanted],

@@ -128,7 +128,7 @@ class HttpSession:
         read_timeout: seconds that a server may be silent.
         tries: how often a request is sent at most before it has failed.
         sleep: waits so many seconds between two tries.
-        clock: seconds that only ever grow.
+        quotas: where to put what each host said last of its quota of requests.
     """
 
     def __init__(
@@ -138,13 +138,12 @@ class HttpSession:
         read_timeout: float = READ_TIMEOUT,
         tries: int = TRIES,
         sleep: Callable[[float], object] = pause,
-        clock: Callable[[], float] = time.monotonic,
+        quotas: dict[str, Quota] | None = None,
     ) -> None:
         self._timeouts = (connect_timeout, read_timeout)
         self._tries = tries
         self._sleep = sleep
-        self._clock = clock
-        self._quotas: dict[str, Quota] = {}
+        self._quotas: dict[str, Quota] = {} if quotas is None else quotas
         self._closed_until: dict[str, float] = {}
         self._quota_waits: dict[str, float] = {}
         self._local = threading.local()
@@ -157,12 +156,6 @@ class HttpSession:
         with self._lock:
             for session in self._sessions:
                 session.close()
-
-    @property
-    def quotas(self) -> dict[str, Quota]:
-        """What each host that spoke of its quota of requests said last."""
-        with self._lock:
-            return dict(self._quotas)
 
     def scheme(self, host: str, *, plain_http: bool) -> str:
         """Return ``http`` or ``https``, whichever the registry at *host* is to be asked with.
@@ -314,15 +307,15 @@ class HttpSession:
         """
         host = _host(request.url)
         with self._lock:
-            seconds = max(self._closed_until.pop(host, 0.0) - self._clock(), 0.0)
+            seconds = max(self._closed_until.pop(host, 0.0) - time.monotonic(), 0.0)
             is_too_long = seconds > RETRY_AFTER_MAX or self._quota_waits.get(host, 0.0) + seconds > QUOTA_WAITS_MAX
             if is_too_long:
                 # It stays closed for all who come after.
-                self._closed_until[host] = seconds + self._clock()
+                self._closed_until[host] = seconds + time.monotonic()
             else:
                 self._quota_waits[host] = self._quota_waits.get(host, 0.0) + seconds
         if is_too_long:
-            what = f"the quota of requests is used up ({host}: {self.quotas[host]})"
+            what = f"the quota of requests is used up ({host}: {self._quotas[host]})"
             todo = f"try again in {seconds:.0f} seconds, or use credentials that have a larger quota"
             raise SourceError(request.where, what, todo)
         if seconds > 0:
@@ -338,7 +331,7 @@ class HttpSession:
             # 429 has its own Retry-After; and without a reset nobody knows how long to wait but by asking.
             is_closed = quota.remaining == 0 and quota.reset and response.status_code != http.client.TOO_MANY_REQUESTS
             if is_closed:
-                self._closed_until[host] = self._clock() + (quota.reset or 0)
+                self._closed_until[host] = time.monotonic() + (quota.reset or 0)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
