@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast seawall syncs, against skopeo, from the same registry on loopback.
 
-    .venv/bin/python tests/bench/sync_speed.py [--rounds 3] [--scale 1.0] [--folder /var/tmp]
+    PYTHONPATH=tools .venv/bin/python tests/bench/sync_speed.py [--rounds 3] [--scale 1.0] [--folder /var/tmp]
 
 Needs Debian's docker-registry, skopeo and time, and 4 GB in FOLDER. It starts a registry of its own, pushes images that
 it makes (the same bytes each time), lets both sides fetch them in turn, and prints the medians, their ratios and the
