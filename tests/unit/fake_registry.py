@@ -130,6 +130,8 @@ class Fault:
     """A part of the paths it strikes: a digest, ``/blobs/``, ``/manifests/1.0``, ``/token``."""
     method: str | None = None
     """The one method it strikes."""
+    ranged: bool = False
+    """Strikes only where a range is asked for."""
     times: int | None = None
     """How often it strikes before all is well again; None for always."""
 
@@ -141,6 +143,8 @@ class Fault:
     """Answers with this body."""
     wrong_bytes: bool = False
     """Answers with other bytes, of the same length."""
+    without_ranges: bool = False
+    """Knows no ranges: answers with the whole body."""
     gzip: bool = False
     """Encodes the body, and says so."""
     endless: bool = False
@@ -175,6 +179,10 @@ class Received:
     @property
     def authorization(self) -> str | None:
         return self.headers["Authorization"]
+
+    @property
+    def range(self) -> str | None:
+        return self.headers["Range"]
 
 
 @dataclass
@@ -299,11 +307,12 @@ class FakeRegistry:
 
     # What the handler asks of the registry.
 
-    def strike(self, method: str, path: str) -> Fault:
-        """Return the fault to commit on this request; one without any harm where there is none."""
+    def strike(self, request: Received) -> Fault:
+        """Return the fault to commit on *request*; one without any harm where there is none."""
         with self._lock:
             for fault in self.faults:
-                if str(fault.on) in path and fault.method in {None, method} and fault.times != 0:
+                applies = str(fault.on) in request.path and fault.method in {None, request.method}
+                if applies and (request.range or not fault.ranged) and fault.times != 0:
                     if fault.times is not None:
                         fault.times -= 1
                     return fault
@@ -324,8 +333,8 @@ class FakeRegistry:
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
 
-    def answer(self, request: Received) -> "_Answer":
-        """Return the true answer to *request*."""
+    def answer(self, request: Received, *, ranges: bool = True) -> "_Answer":
+        """Return the true answer to *request*, that of a server which knows no ranges if so wanted."""
         parts = urlsplit(request.path)
         if parts.path == "/token":
             return self._token(request)
@@ -337,7 +346,8 @@ class FakeRegistry:
         if match is None:
             return _error(404, "NAME_UNKNOWN", "no such thing")
         serve = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tags}[match[2]]
-        return _ranged(serve(match[1], f"{match[3]}?{parts.query}" if match[2] == "tags" else match[3]), request)
+        answer = serve(match[1], f"{match[3]}?{parts.query}" if match[2] == "tags" else match[3])
+        return _ranged(answer, request) if ranges else answer
 
     def _manifest(self, repository: str, name: str) -> "_Answer":
         found = self.store.manifests.get((repository, name))
@@ -421,7 +431,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         request = Received(self.command, self.path, self.headers, body)
         registry.record(request)
-        fault = registry.strike(self.command, self.path)
+        fault = registry.strike(request)
         if fault.die_after is None:
             registry.pause(fault.stall)
         elif fault.die_after < 0:
@@ -429,7 +439,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
             return
         with suppress(OSError):
-            self._send(_distorted(registry.answer(request), fault, self.path), fault)
+            answer = registry.answer(request, ranges=not fault.without_ranges)
+            self._send(_distorted(answer, fault, self.path), fault)
 
     do_HEAD = do_POST = do_GET  # noqa: N815 - likewise
 

@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -405,6 +406,26 @@ def test_a_blob_that_stalls_is_transient(scene: Scene) -> None:
     assert "sent nothing for 0.3 seconds" in error.what
 
 
+def test_a_blob_that_drips_is_transient_and_left_soon(scene: Scene) -> None:
+    # Each byte comes in time, all of them together would take 20 seconds.
+    scene.registry.misbehave(Fault(on="/blobs/", drip=0.02))
+    began = time.monotonic()
+    error = failure(scene.pull_layer)
+    assert isinstance(error, TransientError)
+    assert re.search(r"sent only \d+ bytes in 0\.\d seconds", error.what)
+    assert time.monotonic() - began < 2
+
+
+def test_a_slow_disk_is_not_taken_for_a_slow_server(scene: Scene) -> None:
+    layer = make_layer("large", 2 * PIECE_BYTES)
+    image = scene.registry.add_image("team/app", "large", make_image(layers=[layer]))
+    received = b""
+    for number, piece in enumerate(scene.source.blob(image.layers[0])):
+        received += piece
+        time.sleep(0.4 if number < 2 else 0)
+    assert received == layer
+
+
 def test_a_blob_that_is_given_up_leaves_no_connection_behind(scene: Scene) -> None:
     scene.registry.misbehave(Fault(on="/blobs/", endless=True))
     pieces = scene.source.blob(replace(scene.image.layers[0], size=100 * PIECE_BYTES))
@@ -479,10 +500,14 @@ def test_a_quota_is_waited_for_as_long_as_the_registry_asks(scene: Scene) -> Non
     assert all(7 <= pause < 8 for pause in scene.pauses)
 
 
-def test_nobody_waits_longer_than_a_minute(scene: Scene) -> None:
-    scene.registry.misbehave(Fault(status=429, headers={"Retry-After": "86400"}, times=1))
-    scene.source.resolve("1.0")
-    assert RETRY_AFTER_MAX <= scene.pauses[0] < RETRY_AFTER_MAX + 1
+@pytest.mark.parametrize("status", [429, 503])
+def test_nobody_waits_longer_than_a_minute_nor_asks_sooner_than_told(scene: Scene, status: int) -> None:
+    scene.registry.misbehave(Fault(status=status, headers={"Retry-After": "86400"}, times=1))
+    error = failure(scene.pull_layer)
+    assert type(error) is SourceError
+    assert "in 86400 seconds" in error.todo
+    assert scene.pauses == []
+    assert len(scene.registry.requests) == 1
 
 
 @pytest.mark.parametrize("value", ["soon", "", "-1", "9" * 400])

@@ -1,6 +1,9 @@
 """A site in a folder, on which the tests run the tool as a person would."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,12 @@ class Site:
             main([str(argument) for argument in arguments])
         captured = self._capsys.readouterr()
         return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    def start(self, *arguments: object) -> subprocess.Popen[bytes]:
+        """Start the command line in a process of its own."""
+        command = [sys.executable, "-m", "seawall", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(sys.modules["seawall"].__path__[0]).parent)}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def declare(self, *entries: dict[str, Any], name: str = "site") -> None:
         """Write the images file."""

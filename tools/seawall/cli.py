@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from seawall import __version__
+from seawall import __version__, interrupt
 from seawall.adding import pin_addition, pin_staged
 from seawall.bundle import BundlePlan, check_bundle, plan_bundle, write_bundle
 from seawall.credentials import CredentialsLookup, named_credentials
@@ -28,8 +28,8 @@ from seawall.inventory import take_inventory
 from seawall.lock import Lock, Move, differences, moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.plan import Plan
-from seawall.probe import ProbeReport, check_url, probe
 from seawall.prune import DEFAULT_GRACE, DEFAULT_KEEP_RELEASES, Keep, PrunePlan, plan_prune, prune
+from seawall.quota import Quota
 from seawall.reference import ImageSource, LayoutLocation, Reference, RegistryLocation, check_tag, parse_image_source
 from seawall.release import Release, TagMove
 from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
@@ -41,6 +41,9 @@ from seawall.terminal import print_table, readable, watch
 from seawall.tree import Tree
 from seawall.unbundling import Unbundling, plan_unbundle, unbundle
 from seawall.writer import hold
+
+if TYPE_CHECKING:
+    from seawall.probe import ProbeReport
 
 _PATH = click.Path(path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
@@ -100,7 +103,8 @@ def lock_command(
         raise InputError(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
-    sources = Sources(images_file.parent, opener())
+    quotas: dict[str, Quota] = {}
+    sources = Sources(images_file.parent, opener(quotas=quotas))
     new = pin(images, old, sources, upgrade=upgraded, jobs=jobs)
     check_lock(old, new, str(lock_file))
     changed = new != old
@@ -114,6 +118,7 @@ def lock_command(
                 "lock": str(lock_file),
                 "moved": [_move_row(move) for move in moved],
                 "requests": sources.requests,
+                "quotas": _quota_rows(quotas),
             }
         )
         return
@@ -125,6 +130,7 @@ def lock_command(
         f"{lock_file}: {verb if changed else 'unchanged'}, {_count(len(new.pins), 'tag')}, "
         f"{_count(sources.requests, 'request')}"
     )
+    _print_quotas(quotas)
 
 
 @cli.command("sync")
@@ -147,7 +153,8 @@ def sync_command(
     """
     lock = read_lock(lock_file)
     tree = Tree.possible(tree_root)
-    sources = Sources(lock_file.parent, opener())
+    quotas: dict[str, Quota] = {}
+    sources = Sources(lock_file.parent, opener(quotas=quotas))
     with watch() as progress:
         if dry_run:
             outcome = Outcome(prepare(lock, tree, sources, jobs), None, sources.requests)
@@ -157,9 +164,10 @@ def sync_command(
                 release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
                 outcome = Outcome(plan, release, sources.requests)
     if as_json:
-        _print_json(_outcome_row(outcome, dry_run=dry_run))
+        _print_json(_outcome_row(outcome, dry_run=dry_run) | {"quotas": _quota_rows(quotas)})
     else:
         _print_outcome(outcome, tree_root, dry_run=dry_run)
+        _print_quotas(quotas)
 
 
 @cli.command("diff")
@@ -619,6 +627,9 @@ def verify_command(
 
 
 def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *, as_json: bool, jobs: int) -> NoReturn:
+    # It reads HTTP libraries that no other command needs at its start.
+    from seawall.probe import check_url, probe  # noqa: PLC0415
+
     check_url(url)
     wanted: dict[Reference, Digest | None] = {
         reference: reference.digest for reference in map(Reference.parse, references)
@@ -643,6 +654,7 @@ def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error ends here, as one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _terminate)
     try:
         cli.main(arguments, prog_name="seawall", standalone_mode=False)
     except SeawallError as error:
@@ -666,6 +678,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    interrupt.ask()
     raise KeyboardInterrupt
 
 
@@ -692,6 +705,18 @@ def _print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
         f"{root}: {release}{would}{_count(len(plan.moves), 'tag')} moved, {_count(len(plan.fetches), 'blob')} "
         f"({readable(plan.fetch_bytes)}) fetched; {_count(outcome.requests, 'request')}"
     )
+
+
+def _print_quotas(quotas: dict[str, Quota]) -> None:
+    for host, quota in quotas.items():
+        click.echo(f"{host}: {quota}")
+
+
+def _quota_rows(quotas: dict[str, Quota]) -> list[dict[str, Any]]:
+    return [
+        {"host": host, "remaining": q.remaining, "limit": q.limit, "window": q.window, "reset": q.reset}
+        for host, q in quotas.items()
+    ]
 
 
 def _plan_lines(plan: Plan) -> Iterator[str]:
@@ -780,7 +805,7 @@ def _scrub_row(report: ScrubReport) -> dict[str, Any]:
     }
 
 
-def _probe_row(report: ProbeReport, wanted: dict[Reference, Digest | None]) -> dict[str, Any]:
+def _probe_row(report: "ProbeReport", wanted: dict[Reference, Digest | None]) -> dict[str, Any]:
     return {
         "holds": report.holds,
         "references": [str(reference) for reference in wanted],

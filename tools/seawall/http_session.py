@@ -23,19 +23,27 @@ from urllib3.util import Retry
 
 from seawall import __version__
 from seawall.errors import SourceError, TransientError
+from seawall.interrupt import pause
+from seawall.quota import Quota, parse_quota
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection has to stand."""
 READ_TIMEOUT = 60.0
 """Seconds that a server may be silent in the middle of an answer."""
+MIN_RATE = 8 * 1024
+"""Bytes per second that a blob has to come with, on average over :data:`READ_TIMEOUT`; so its size bounds its time."""
 TRIES = 3
 RETRY_AFTER_MAX = 60
-"""Seconds that are waited at most before another try, whatever the server asks for."""
+"""Seconds that are waited at most before another request; who wants to be left alone for longer is."""
 PIECE_BYTES = 1024 * 1024
 """The largest piece in which a body is handed on."""
+QUOTA_WAITS_MAX = 15 * 60
+"""Seconds that a session waits for one host's quota in all, however little the host says each time."""
 
 _REDIRECTS_MAX = 5
 _BACKOFF = 1.0
+_RETRY_AFTER_SENSE = 30 * 24 * 3600
+"""Seconds beyond which a ``Retry-After`` is nonsense, and as good as none."""
 _SMALL_BODY_TIMEOUTS = 3
 _ERROR_BODY_BYTES = 16 * 1024
 _SAID_CHARACTERS = 200
@@ -91,14 +99,21 @@ class UnavailableError(TransientError):
         self.status = status
         self.retry_after = retry_after
 
+    @property
+    def wants_peace(self) -> bool:
+        """Whether the server wants no request for longer than we wait."""
+        return self.retry_after is not None and self.retry_after > RETRY_AFTER_MAX
+
     def final(self, tries: int) -> SourceError:
-        """Return the error to give up with after so many *tries*: transient only where it was tried but once."""
+        """Return the error to give up with after so many *tries*: transient only where another may help soon."""
         what = f"{self.what}, {tries} times in a row" if tries > 1 else self.what
         if self.status == http.client.TOO_MANY_REQUESTS:
             # Not transient: to ask again at once is what the server complains of.
             when = "later" if self.retry_after is None else f"in {self.retry_after:.0f} seconds"
             todo = f"try again {when}, or use credentials that have a larger quota"
             return SourceError(self.where, f"the quota of requests is used up ({what})", todo)
+        if self.wants_peace:
+            return SourceError(self.where, what, f"try again in {self.retry_after:.0f} seconds, as it asks")
         return (TransientError if tries == 1 else SourceError)(self.where, what, self.todo)
 
 
@@ -113,6 +128,7 @@ class HttpSession:
         read_timeout: seconds that a server may be silent.
         tries: how often a request is sent at most before it has failed.
         sleep: waits so many seconds between two tries.
+        quotas: where to put what each host said last of its quota of requests.
     """
 
     def __init__(
@@ -121,11 +137,15 @@ class HttpSession:
         connect_timeout: float = CONNECT_TIMEOUT,
         read_timeout: float = READ_TIMEOUT,
         tries: int = TRIES,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] = pause,
+        quotas: dict[str, Quota] | None = None,
     ) -> None:
         self._timeouts = (connect_timeout, read_timeout)
         self._tries = tries
         self._sleep = sleep
+        self._quotas: dict[str, Quota] = {} if quotas is None else quotas
+        self._closed_until: dict[str, float] = {}
+        self._quota_waits: dict[str, float] = {}
         self._local = threading.local()
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._schemes: dict[str, str] = {}
@@ -167,12 +187,12 @@ class HttpSession:
                 return attempt()
             except UnavailableError as error:
                 tried += 1
-                if tried >= self._tries:
+                if tried >= self._tries or error.wants_peace:
                     raise error.final(tried) from None
-                pause = _BACKOFF * 2 ** (tried - 1) * _jitter.uniform(0.5, 1)
+                seconds = _BACKOFF * 2 ** (tried - 1) * _jitter.uniform(0.5, 1)
                 if error.retry_after is not None:
-                    pause = min(error.retry_after, RETRY_AFTER_MAX) + pause / 10
-                self._sleep(pause)
+                    seconds = error.retry_after + seconds / 10
+                self._sleep(seconds)
 
     def send(self, request: HttpRequest, sent: Callable[[], None]) -> requests.Response:
         """Send *request* once, follow its redirects, and return the answer, its body yet to be read.
@@ -223,18 +243,25 @@ class HttpSession:
         """Yield the body of *response* in pieces, at most one byte more than *size*; the caller closes it.
 
         Raises:
-            TransientError: the body is cut short, or the server falls silent.
+            TransientError: the body is cut short, or the server falls silent or drips.
         """
-        left = size + 1
+        left, came, waited = size + 1, 0, 0.0
         while left:
+            asked = time.monotonic()
             try:
-                piece = response.raw.read(min(left, PIECE_BYTES), decode_content=False)
+                piece = response.raw.read1(min(left, PIECE_BYTES), decode_content=False)
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 raise self._unavailable(request, error).final(1) from None
             if not piece:
                 return
-            left -= len(piece)
+            # Only the time that the server took counts: a slow disk is not its fault.
+            left, came, waited = left - len(piece), came + len(piece), waited + time.monotonic() - asked
             yield piece
+            if waited >= self._timeouts[1]:
+                if came < MIN_RATE * waited:
+                    what = f"{_host(request.url)} sent only {came} bytes in {waited:.1f} seconds"
+                    raise TransientError(request.where, what, _LATER)
+                came, waited = 0, 0.0
 
     def said(self, request: HttpRequest, response: requests.Response) -> str:
         """Return what an error's body says, fit for a message (``""`` where it says nothing), and close it."""
@@ -251,10 +278,11 @@ class HttpSession:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **request.headers}
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
+        self._wait_for_quota(request)
         sent()
         try:
             host = urlsplit(request.url).hostname or ""
-            return self._session().request(
+            response = self._session().request(
                 request.method,
                 request.url,
                 headers=headers,
@@ -268,6 +296,42 @@ class HttpSession:
             )
         except (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError) as error:
             raise self._failure(request, error) from None
+        self._note_quota(request, response)
+        return response
+
+    def _wait_for_quota(self, request: HttpRequest) -> None:
+        """Wait until the host of *request* allows more, where it said that its quota is used up.
+
+        Raises:
+            SourceError: that is longer than :data:`RETRY_AFTER_MAX`, or all such waits than :data:`QUOTA_WAITS_MAX`.
+        """
+        host = _host(request.url)
+        with self._lock:
+            seconds = max(self._closed_until.pop(host, 0.0) - time.monotonic(), 0.0)
+            is_too_long = seconds > RETRY_AFTER_MAX or self._quota_waits.get(host, 0.0) + seconds > QUOTA_WAITS_MAX
+            if is_too_long:
+                # It stays closed for all who come after.
+                self._closed_until[host] = seconds + time.monotonic()
+            else:
+                self._quota_waits[host] = self._quota_waits.get(host, 0.0) + seconds
+        if is_too_long:
+            what = f"the quota of requests is used up ({host}: {self._quotas[host]})"
+            todo = f"try again in {seconds:.0f} seconds, or use credentials that have a larger quota"
+            raise SourceError(request.where, what, todo)
+        if seconds > 0:
+            self._sleep(seconds + _jitter.uniform(0, 1))
+
+    def _note_quota(self, request: HttpRequest, response: requests.Response) -> None:
+        quota = parse_quota(response.headers)
+        if quota is None:
+            return
+        host = _host(request.url)
+        with self._lock:
+            self._quotas[host] = quota
+            # 429 has its own Retry-After; and without a reset nobody knows how long to wait but by asking.
+            is_closed = quota.remaining == 0 and quota.reset and response.status_code != http.client.TOO_MANY_REQUESTS
+            if is_closed:
+                self._closed_until[host] = time.monotonic() + (quota.reset or 0)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -306,6 +370,9 @@ class HttpSession:
         if status < 500 and status != http.client.TOO_MANY_REQUESTS:
             return response
         retry_after = _retry_after(response.headers.get("Retry-After"))
+        quota = parse_quota(response.headers)
+        if retry_after is None and quota is not None and quota.remaining == 0 and quota.reset is not None:
+            retry_after = min(float(quota.reset), _RETRY_AFTER_SENSE)
         said = self.said(request, response)
         what = f"{_host(request.url)} answered {status}" + (f" ({said})" if said else "")
         raise UnavailableError(request.where, what, _LATER, status=status, retry_after=retry_after)
@@ -412,9 +479,10 @@ def _retry_after(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return Retry().parse_retry_after(header)
+        seconds = Retry(retry_after_max=_RETRY_AFTER_SENSE + 1).parse_retry_after(header)
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return None
+    return seconds if seconds <= _RETRY_AFTER_SENSE else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

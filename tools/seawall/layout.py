@@ -87,8 +87,8 @@ class LayoutSource:
             raise SourceError(str(path), f"holds other bytes than {digest}", _REMAKE)
         return content, types.get(digest, "")
 
-    def blob(self, blob: Descriptor) -> Iterator[bytes]:
-        """Yield the bytes of *blob* in pieces of at most 1 MiB, never more in all than its size.
+    def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB, never more in all than its size.
 
         Raises:
             SourceError: there is no such blob, or it has another size.
@@ -98,7 +98,8 @@ class LayoutSource:
         with _opened(path) as (file, size):
             if size != blob.size:
                 raise _other_size(path, size, blob.size)
-            left = blob.size
+            file.seek(start)
+            left = blob.size - start
             while left:
                 piece = file.read(min(left, _PIECE_BYTES))
                 if not piece:

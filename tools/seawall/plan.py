@@ -24,7 +24,7 @@ class TreeState:
     stored_blobs: frozenset[Digest]
     stored_manifests: frozenset[Digest]
     applied: Mapping[str, Lock]
-    """Each lock by its name, as it was last applied."""
+    """Each lock by its name, as it was last applied; others than the one to apply only where something may go."""
     pending: Release | None = None
     """A release that an interrupted run left half done."""
 

@@ -132,33 +132,56 @@ class RegistrySource:
             raise _other_bytes(where, str(digest), answer.response)
         return answer.content, _media_type_of(answer.response)
 
-    def blob(self, blob: Descriptor) -> Iterator[bytes]:
-        """Yield the bytes of *blob* in pieces of at most 1 MiB, never more in all than its size.
+    def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB, never more in all than its size.
+
+        Only those are asked for (RFC 9110, section 14). A server that answers with the whole blob has its first part
+        left out; one that answers with another range, or with none, is asked once more for the whole.
 
         Raises:
-            TransientError: the connection is cut, or the registry falls silent.
+            TransientError: the connection is cut, or the registry falls silent or drips.
             SourceError: there is no such blob, or it has another size.
             CredentialsError: the registry refuses access.
         """
+        if 0 < blob.size <= start:
+            return
         where = f"{self._location}@{blob.digest}"
         request = self._request("GET", f"blobs/{blob.digest}", where)
-        response = self._http.persist(lambda: self._exchange(request))
+        response, first = self._open_blob(request, blob, start)
         with closing(response):
-            if response.status_code != http.client.OK:
+            if response.status_code not in {http.client.OK, http.client.PARTIAL_CONTENT}:
                 answer = _Answer(response, b"", self._http.said(request, response))
                 raise self._refusal(answer, where, "no such blob", "push the image there again")
             length = response.headers.get("Content-Length")
-            if length is not None and length.strip() != str(blob.size):
-                what = f"announced with {printable(length)} bytes, not the {blob.size} of its descriptor"
+            if length is not None and length.strip() != str(blob.size - first):
+                what = f"announced with {printable(length)} bytes, not the {blob.size - first} of its descriptor"
                 raise SourceError(where, what, "check the source, or push the image there again")
-            received = 0
-            for piece in self._http.pieces(request, response, blob.size):
-                received += len(piece)
+            received = first
+            for piece in self._http.pieces(request, response, blob.size - first):
+                before, received = received, received + len(piece)
                 if received > blob.size:
                     raise SourceError(where, f"came with more than its {blob.size} bytes", "do not trust this source")
-                yield piece
+                if received > start:
+                    yield piece[max(start - before, 0) :]
             if received < blob.size:
                 raise TransientError(where, f"ended after {received} of {blob.size} bytes", "try again later")
+
+    def _open_blob(self, request: HttpRequest, blob: Descriptor, start: int) -> tuple[Response, int]:
+        """Return an answer to *request* whose body is yet to be read, and the byte of *blob* that it starts at."""
+        if start:
+            ranged = replace(request, headers={**request.headers, "Range": f"bytes={start}-"})
+            response = self._http.persist(lambda: self._exchange(ranged))
+            status, said = response.status_code, response.headers.get("Content-Range", "")
+            if status == http.client.PARTIAL_CONTENT and _is_rest(said, start, blob.size):
+                return response, start
+            if status not in {http.client.PARTIAL_CONTENT, http.client.REQUESTED_RANGE_NOT_SATISFIABLE}:
+                return response, 0
+            response.close()
+        response = self._http.persist(lambda: self._exchange(request))
+        if response.status_code == http.client.PARTIAL_CONTENT:
+            answer = _Answer(response, b"", self._http.said(request, response))
+            raise self._refusal(answer, request.where, "no such blob", "push the image there again")
+        return response, 0
 
     def _count(self) -> None:
         with self._lock:
@@ -233,6 +256,12 @@ def _described(response: Response) -> Descriptor | None:
     if media_type not in BY_MEDIA_TYPE or digest is None or not length.isdecimal() or int(length) == 0:
         return None
     return Descriptor(media_type, digest, int(length))
+
+
+def _is_rest(content_range: str, start: int, size: int) -> bool:
+    """Return whether a ``Content-Range`` header is that of all from byte *start* to the end of *size* bytes."""
+    unit, _, where = content_range.strip().partition(" ")
+    return unit.lower() == "bytes" and where.strip() in {f"{start}-{size - 1}/{size}", f"{start}-{size - 1}/*"}
 
 
 def _digest_of(response: Response) -> Digest | None:

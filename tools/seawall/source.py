@@ -30,8 +30,8 @@ class Source(Protocol):
         """Return the bytes of the manifest *digest* (at most 4 MiB) and the media type it came with, or ``""``."""
         ...
 
-    def blob(self, blob: Descriptor) -> Iterator[bytes]:
-        """Yield the bytes of *blob* in order, in pieces of at most 1 MiB; never many more than its size."""
+    def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of *blob* from byte *start* on, in pieces of at most 1 MiB; never many more than its size."""
         ...
 
     @property

@@ -4,15 +4,17 @@ import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
-from seawall.http_session import HttpSession
 from seawall.images import absolute
 from seawall.layout import LayoutSource
+from seawall.quota import Quota
 from seawall.reference import LayoutLocation, Location
-from seawall.registry import RegistrySource
 from seawall.source import Source
+
+if TYPE_CHECKING:
+    from seawall.http_session import HttpSession
 
 
 class HasSource(Protocol):
@@ -64,15 +66,21 @@ class Sources:
         return sum(source.requests for source in self._sources.values())
 
 
-def opener(credentials: CredentialsLookup | None = None) -> OpenSource:
+def opener(credentials: CredentialsLookup | None = None, quotas: dict[str, Quota] | None = None) -> OpenSource:
     """Return what opens sources; they share their connections.
 
     Args:
         credentials: looks credentials up; those that Docker keeps if left out.
+        quotas: what hosts say of their quotas of requests is put into it, by host.
     """
-    http = HttpSession()
     # Read once, when a registry first wants credentials: a file that is not needed can do no harm.
     config = functools.cache(DockerConfig.load)
+
+    @functools.cache
+    def session() -> "HttpSession":
+        from seawall.http_session import HttpSession  # noqa: PLC0415
+
+        return HttpSession(quotas=quotas)
 
     def lookup(host: str) -> Credentials | None:
         return config().lookup(host)
@@ -80,6 +88,9 @@ def opener(credentials: CredentialsLookup | None = None) -> OpenSource:
     def open_source(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
         if isinstance(location, LayoutLocation):
             return LayoutSource(location)
-        return RegistrySource(location, plain_http=plain_http, credentials=credentials or lookup, http=http)
+        # A run that asks no registry, as most do, does not wait until the HTTP libraries are read.
+        from seawall.registry import RegistrySource  # noqa: PLC0415
+
+        return RegistrySource(location, plain_http=plain_http, credentials=credentials or lookup, http=session())
 
     return open_source

@@ -2,8 +2,7 @@
 
 import random
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -24,6 +23,10 @@ DEFAULT_JOBS = 6
 """Blobs that are fetched at a time: enough to fill a line that is shared among connections."""
 
 _TRIES = 3
+_PAUSE = 1.0
+"""Seconds to wait at most before the first new try; later ones wait longer."""
+_WORTH_ANOTHER_TRY = 16 * 1024 * 1024
+"""Bytes that a try has to bring in order not to count; it bounds how long a source can keep us."""
 _INDEX_DEPTH = 4
 """How deep an index may list indexes; the deepest seen in the field is 2."""
 
@@ -53,10 +56,13 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, 
     Raises:
         SeawallError: a source or the tree does not answer, or not truthfully.
     """
-    applied = tree.applied_locks()
+    own = tree.applied_lock(lock.name)
     pending = tree.pending_release()
-    named = {*lock.pins, *(applied[lock.name].pins if lock.name in applied else ())}
+    named = {*lock.pins, *(own.pins if own else ())}
     named |= {move.reference for move in pending.moves} if pending else set()
+    # Other locks, which may be large, only say what must not be withdrawn.
+    withdraws = bool(named - lock.pins.keys())
+    applied = tree.applied_locks() if withdraws else {lock.name: own} if own else {}
     tags = {
         reference: stored.digest
         for reference in named
@@ -100,7 +106,7 @@ def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, 
         SeawallError: a source or the tree fails; no tag has moved then unless the tree itself failed meanwhile.
     """
     if plan.fetches:
-        writer.require_space(plan.fetch_bytes)
+        writer.require_space(plan.fetch_bytes - sum(writer.partial_size(fetch.blob) for fetch in plan.fetches))
         _fetch_blobs(plan.fetches, writer, sources, progress, jobs)
     return publish(plan, writer, progress)
 
@@ -135,8 +141,7 @@ def _fetch_blobs(
     stop = threading.Event()
 
     def fetch_one(fetch: BlobFetch) -> None:
-        where = f"{fetch.image.source} blob {fetch.blob.digest}"
-        _persist(where, lambda: _copy(fetch, writer, sources.of(fetch.image), progress, stop), stop)
+        _persist(fetch, writer, sources.of(fetch.image), progress, stop)
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
         futures = [pool.submit(fetch_one, fetch) for fetch in fetches]
@@ -158,7 +163,8 @@ def _copy(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progre
         progress.advance(size)
 
     try:
-        writer.add_blob(fetch.blob, _until(stop, source.blob(fetch.blob)), advance)
+        start = writer.partial_size(fetch.blob)
+        writer.add_blob(fetch.blob, _until(stop, source.blob(fetch.blob, start)), advance, start)
     except BaseException:
         progress.advance(-done)
         raise
@@ -171,16 +177,25 @@ def _until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _persist(where: str, attempt: Callable[[], None], stop: threading.Event) -> None:
-    """Try *attempt* again after a failure that may pass; name *where* in the error that remains."""
-    for tries_left in reversed(range(_TRIES)):
+def _persist(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progress, stop: threading.Event) -> None:
+    """Fetch a blob, and go on from where it stopped after a failure that may pass; name it in the error that remains.
+
+    A try that brought the blob much farther than all before it does not count: a large blob on a line that is
+    cut now and then arrives in the end.
+    """
+    where = f"{fetch.image.source} blob {fetch.blob.digest}"
+    tries, farthest = 0, writer.partial_size(fetch.blob)
+    while True:
         try:
-            attempt()
+            _copy(fetch, writer, source, progress, stop)
         except TransientError as error:
-            if not tries_left or stop.is_set():
+            tries += 1
+            if writer.partial_size(fetch.blob) >= farthest + _WORTH_ANOTHER_TRY:
+                tries, farthest = 0, writer.partial_size(fetch.blob)
+            if tries == _TRIES or stop.is_set():
                 raise SourceError(where, f"{error.what} ({_TRIES} tries)", "run again when it answers") from None
             # Jitter, so that many clients cut off at once do not come back at once.
-            time.sleep(random.uniform(0.2, 1.0) * (_TRIES - tries_left))  # noqa: S311
+            stop.wait(_PAUSE * random.uniform(0.2, 1.0) * (tries + 1))  # noqa: S311
         except SourceError as error:
             raise SourceError(where, error.what, error.todo) from None
         else:

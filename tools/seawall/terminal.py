@@ -5,12 +5,10 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _EVERY = 5.0
 """Seconds between two plain lines of progress."""
@@ -20,7 +18,18 @@ class BarProgress:
     """Progress as a bar, on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._bars = Bars(
+        # Read only where there is a terminal to draw on: it takes a while.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(binary_units=False),
@@ -111,6 +120,9 @@ def readable(size: int) -> str:
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: frozenset[str] = frozenset()) -> None:
     """Print *rows* under *columns* to stdout, never cut short; columns named in *right* are numbers."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False, header_style="")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="ignore")

@@ -210,13 +210,16 @@ class Tree:
 
     def applied_locks(self) -> dict[str, Lock]:
         """Return each lock by its name, as it was last applied."""
-        locks = {}
-        for path in sorted((self.root / LOCKS).glob("*.lock")):
-            try:
-                locks[path.name.removesuffix(".lock")] = parse_lock(self.read(path), str(path))
-            except InputError as error:
-                raise TreeError(error.where, error.what, "restore it from a copy of the tree") from None
-        return locks
+        names = sorted(path.name.removesuffix(".lock") for path in (self.root / LOCKS).glob("*.lock"))
+        return {name: lock for name in names if (lock := self.applied_lock(name)) is not None}
+
+    def applied_lock(self, name: str) -> Lock | None:
+        """Return the lock *name* as it was last applied, or None where it never was."""
+        path = self.root / LOCKS / f"{name}.lock"
+        try:
+            return parse_lock(self.read(path), str(path)) if path.exists() else None
+        except InputError as error:
+            raise TreeError(error.where, error.what, "restore it from a copy of the tree") from None
 
     def pending_release(self) -> Release | None:
         """Return the release that an interrupted run left half done, if there is one."""

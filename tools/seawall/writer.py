@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import pwd
+import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from seawall.digest import Digest
-from seawall.errors import SourceError, TransientError, TreeError, TreeHeldError
+from seawall.errors import InputError, SourceError, TransientError, TreeError, TreeHeldError
 from seawall.manifest import Descriptor, Manifest
 from seawall.release import Release, release_text
 from seawall.tree import (
@@ -28,6 +30,12 @@ from seawall.tree import (
     relative_target,
 )
 
+PARTIAL_KEPT = 7 * 24 * 3600
+"""Seconds that an interrupted blob is kept in ``.incoming/`` for a run that wants the rest of it."""
+
+_PARTIAL = ".part"
+_PIECE_BYTES = 1024 * 1024
+_WRITE_BACK_BYTES = 8 * 1024 * 1024
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -35,8 +43,8 @@ class TreeWriter:
     """Writes a tree that it alone holds; made by :func:`hold`.
 
     Every file is written in ``.incoming/``, on the same file system, hashed as it streams, fsynced and then
-    renamed to its place; :meth:`settle` fsyncs the folders that changed. ``add_blob`` may be called from
-    several threads, the rest from one.
+    renamed to its place; :meth:`settle` fsyncs the folders that changed. ``add_blob`` and ``partial_size`` may be
+    called from several threads, for a blob each; the rest from one.
 
     Errors of all methods: :class:`~seawall.errors.TreeError` where the disk refuses.
     """
@@ -47,26 +55,53 @@ class TreeWriter:
         self._changed: set[Path] = set()
         self._mutex = threading.Lock()
 
-    def add_blob(self, blob: Descriptor, pieces: Iterable[bytes], advance: Callable[[int], None]) -> None:
-        """Store *blob*, whose bytes are *pieces*; *advance* hears of every so many bytes written.
+    def partial_size(self, blob: Descriptor) -> int:
+        """Return how many bytes of *blob* an interrupted :meth:`add_blob` left, of this run or of an earlier one."""
+        try:
+            size = self._partial_path(blob.digest).stat().st_size
+        except FileNotFoundError:
+            return 0
+        # One that is too long is of no use; it is written over.
+        return size if size <= blob.size else 0
+
+    def add_blob(
+        self, blob: Descriptor, pieces: Iterable[bytes], advance: Callable[[int], None], start: int = 0
+    ) -> None:
+        """Store *blob*, whose bytes from *start* on are *pieces*; *advance* hears of every so many bytes done.
+
+        What came before *start*, at most :meth:`partial_size`, is read back and hashed again: a power failure may
+        have changed it. After a transient failure what came so far is kept for the next time.
 
         Raises:
             SourceError: the bytes are not those that the digest names, or are too many.
-            TransientError: they end early.
+            TransientError: they end early, or what was taken up was not the beginning of this blob.
         """
         path = self.tree.blob_path(blob.digest)
         hasher = hashlib.sha256()
-        size = 0
-        with self._new_file(path, blob.digest) as file:
+        with self._new_file(path, blob.digest, self._partial_path(blob.digest), start) as file:
+            size = 0
+            while kept := os.pread(file, _PIECE_BYTES, size):
+                hasher.update(kept)
+                size += len(kept)
+            os.lseek(file, size, os.SEEK_SET)
+            advance(size)
+            begun = size
             for piece in pieces:
                 size += len(piece)
                 if size > blob.size:
                     raise SourceError(str(blob.digest), f"source sends more than {blob.size} bytes", _DISTRUST)
                 hasher.update(piece)
                 _write_all(file, piece)
+                if size - begun >= _WRITE_BACK_BYTES:
+                    # Linux begins to write this to the disk now, so that the fsync at the end has less to wait for.
+                    os.posix_fadvise(file, begun, size - begun, os.POSIX_FADV_DONTNEED)
+                    begun = size
                 advance(len(piece))
             if size < blob.size:
                 raise TransientError(str(blob.digest), f"source sent {size} of {blob.size} bytes", "try again")
+            if hasher.hexdigest() != blob.digest.hex and start:
+                os.ftruncate(file, 0)
+                raise TransientError(str(blob.digest), "does not go on from what was kept of it", "try again")
             if hasher.hexdigest() != blob.digest.hex:
                 raise SourceError(str(blob.digest), f"source sent other bytes (sha256:{hasher.hexdigest()})", _DISTRUST)
 
@@ -209,14 +244,25 @@ class TreeWriter:
             with self._new_file(path, Digest.of(content)) as file:
                 _write_all(file, content)
 
+    def _partial_path(self, digest: Digest) -> Path:
+        return self._incoming / f"{digest.hex}{_PARTIAL}"
+
     @contextlib.contextmanager
-    def _new_file(self, path: Path, digest: Digest) -> Iterator[int]:
-        """Open a file to write which becomes *path* at the end, and leaves no trace if something goes wrong."""
-        beside = self._incoming / f"{digest.hex}.{threading.get_ident()}"
+    def _new_file(self, path: Path, digest: Digest, partial: Path | None = None, start: int = 0) -> Iterator[int]:
+        """Open a file to write which becomes *path* at the end, and leaves no trace if something goes wrong.
+
+        Where *partial* is given, that is the file meanwhile. It is cut to its first *start* bytes, and it stays
+        after a failure that may pass, or one that came before any byte.
+        """
+        beside = partial or self._incoming / f"{digest.hex}.{threading.get_ident()}"
         with _disk(path):
-            file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            if start:
+                # A run that was killed just before the rename has taken the leave to write away already.
+                beside.chmod(0o600)
+            file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             with _disk(path):
+                os.ftruncate(file, start)
                 yield file
                 # Content never changes once it is there; the mode says so too.
                 os.fchmod(file, 0o444)
@@ -225,8 +271,10 @@ class TreeWriter:
                 self._make_folder(path.parent)
                 beside.rename(path)
             self._note(path.parent)
-        except BaseException:
-            beside.unlink(missing_ok=True)
+        except BaseException as error:
+            size = os.fstat(file).st_size
+            if partial is None or not size or not (_may_go_on(error) or size == start):
+                beside.unlink(missing_ok=True)
             raise
         finally:
             os.close(file)
@@ -281,11 +329,30 @@ def hold(tree: Tree) -> Iterator[TreeWriter]:
                     (root / name).chmod(0o755 if name != INCOMING else 0o700)
             # What a killed run left on its way was never in its place: nobody can miss it.
             for leftover in (root / INCOMING).iterdir():
-                leftover.unlink()
+                if not _is_useful(leftover, tree):
+                    leftover.unlink()
             _fsync_folder(root)
         yield TreeWriter(tree)
     finally:
         os.close(file)
+
+
+def _is_useful(leftover: Path, tree: Tree) -> bool:
+    """Return whether *leftover*, of an earlier run, is the beginning of a blob that some run may still want."""
+    try:
+        digest = Digest.parse(f"sha256:{leftover.name.removesuffix(_PARTIAL)}")
+    except InputError:
+        return False
+    found = leftover.lstat()
+    is_partial = leftover.name.endswith(_PARTIAL) and stat.S_ISREG(found.st_mode) and found.st_size > 0
+    # By the time of the last change to the file, which unlike its modification time nobody sets.
+    is_fresh = abs(time.time() - found.st_ctime) < PARTIAL_KEPT
+    return is_partial and is_fresh and tree.blob_size(digest) is None
+
+
+def _may_go_on(error: BaseException) -> bool:
+    """Return whether what was written before *error* is of use to the next try."""
+    return isinstance(error, TransientError | KeyboardInterrupt)
 
 
 def _require_own(root: Path) -> None:
