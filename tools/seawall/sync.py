@@ -60,14 +60,15 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, 
     pending = tree.pending_release()
     named = {*lock.pins, *(own.pins if own else ())}
     named |= {move.reference for move in pending.moves} if pending else set()
-    # Other locks, which may be large, only say what must not be withdrawn.
-    withdraws = bool(named - lock.pins.keys())
-    applied = tree.applied_locks() if withdraws else {lock.name: own} if own else {}
     tags = {
         reference: stored.digest
         for reference in named
         if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
     }
+    # Other locks, which may be large, only say what must not be withdrawn, or not be moved.
+    withdraws = bool(named - lock.pins.keys())
+    moves = any(tags.get(reference, pin.digest) != pin.digest for reference, pin in lock.pins.items())
+    applied = tree.applied_locks() if withdraws or moves else {lock.name: own} if own else {}
     manifests = _missing_manifests(lock, tree, sources, jobs)
     needed = _needed(lock, manifests)
     state = TreeState(
