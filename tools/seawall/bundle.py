@@ -6,9 +6,7 @@ It is a tar in the tree's own layout: ``bundle.json``, which says what it is bas
 
 import hashlib
 import io
-import os
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from seawall.media_type import BY_KIND
 from seawall.progress import Progress
 from seawall.prune import mark
 from seawall.reference import Reference, check_repository, check_tag
+from seawall.replacement import replacing
 from seawall.tree import BLOBS, MANIFESTS, StoredManifest, Tree, parse_manifest_name
 
 _INDEX = "bundle.json"
@@ -217,21 +216,8 @@ def write_bundle(plan: BundlePlan, tree: Tree, file: Path, progress: Progress) -
         InputError: *file* cannot be written.
     """
     progress.expect(plan.size, f"{len(plan.manifests)} manifests and {len(plan.blobs)} blobs")
-    try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as beside:
-            try:
-                _write(plan, tree, cast(BinaryIO, beside), progress)
-                beside.flush()
-                os.fchmod(beside.fileno(), 0o644)
-                os.fsync(beside.fileno())
-                Path(beside.name).replace(file)
-            except BaseException:
-                Path(beside.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise InputError(
-            str(file), f"cannot be written ({error.strerror})", "check folder, room and permissions"
-        ) from None
+    with replacing(file) as beside:
+        _write(plan, tree, beside, progress)
 
 
 def _write(plan: BundlePlan, tree: Tree, file: BinaryIO, progress: Progress) -> None:

@@ -151,23 +151,25 @@ def sync_command(
     Fetches what is missing, moves the tags that LOCK names, and withdraws those that it named when it was last
     applied and names no more. What another lock or a person put into the tree stays.
     """
-    lock = read_lock(lock_file)
-    tree = Tree.possible(tree_root)
     quotas: dict[str, Quota] = {}
     sources = Sources(lock_file.parent, opener(quotas=quotas))
-    with watch() as progress:
-        if dry_run:
-            outcome = Outcome(prepare(lock, tree, sources, jobs), None, sources.requests)
-        else:
-            with hold(tree) as writer:
-                plan = prepare(lock, tree, sources, jobs)
-                release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
-                outcome = Outcome(plan, release, sources.requests)
+    outcome = _fill("sync", read_lock(lock_file), tree_root, sources, jobs, dry_run=dry_run)
     if as_json:
         _print_json(_outcome_row(outcome, dry_run=dry_run) | {"quotas": _quota_rows(quotas)})
     else:
         _print_outcome(outcome, tree_root, dry_run=dry_run)
         _print_quotas(quotas)
+
+
+def _fill(by: str, lock: Lock, tree_root: Path, sources: Sources, jobs: int, *, dry_run: bool) -> Outcome:
+    """Plan what makes the tree serve *lock* and, unless it is a rehearsal, do it."""
+    tree = Tree.possible(tree_root)
+    if dry_run:
+        return Outcome(prepare(lock, tree, sources, jobs, by), None, sources.requests)
+    with watch() as progress, hold(tree) as writer:
+        plan = prepare(lock, tree, sources, jobs, by)
+        release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
+        return Outcome(plan, release, sources.requests)
 
 
 @cli.command("diff")
@@ -348,7 +350,7 @@ def add_command(
     image = parse_image_source(source)
     sources = Sources(Path.cwd(), opener())
     lock, _ = pin_addition(image, name, sources, plain_http=plain_http)
-    outcome = _add("add", lock, tree_root, sources, jobs, dry_run=dry_run)
+    outcome = _fill("add", lock, tree_root, sources, jobs, dry_run=dry_run)
     if as_json:
         _print_json(_outcome_row(outcome, dry_run=dry_run))
     else:
@@ -386,22 +388,12 @@ def stage_command(
     image = parse_image_source(source)
     sources = Sources(Path.cwd(), opener(_staging_credentials(image, credentials_env, credentials_file)))
     lock, reference = pin_staged(image, repository, sources, plain_http=plain_http)
-    outcome = _add("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
+    outcome = _fill("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
     pinned = Reference(reference.repository, digest=lock.pins[reference].digest)
     if as_json:
         _print_json({"pinned": str(pinned), "reference": str(reference), **_outcome_row(outcome, dry_run=dry_run)})
     else:
         click.echo(str(pinned))
-
-
-def _add(by: str, lock: Lock, tree_root: Path, sources: Sources, jobs: int, *, dry_run: bool) -> Outcome:
-    tree = Tree.possible(tree_root)
-    if dry_run:
-        return Outcome(prepare(lock, tree, sources, jobs, by), None, sources.requests)
-    with watch() as progress, hold(tree) as writer:
-        plan = prepare(lock, tree, sources, jobs, by)
-        release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
-        return Outcome(plan, release, sources.requests)
 
 
 def _staging_credentials(image: ImageSource, name: str | None, file: Path | None) -> CredentialsLookup | None:

@@ -1,7 +1,5 @@
 """The lock (``images.lock``): every tag pinned to a digest, and how it comes about."""
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from seawall.errors import InputError
 from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Location, Reference, check_repository, parse_location
+from seawall.replacement import replacing
 from seawall.tag_filter import TagFilter, select
 
 HEADER = '# Written by "seawall lock": review it and commit it, but edit the images file instead.\n'
@@ -177,21 +176,10 @@ def write_lock(path: Path, lock: Lock) -> bool:
         InputError: *path* cannot be written.
     """
     content = lock_text(lock).encode()
-    try:
-        if path.is_file() and path.read_bytes() == content:
-            return False
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise InputError(str(path), f"cannot be written ({error.strerror})", "check folder and permissions") from None
+    if path.is_file() and path.read_bytes() == content:
+        return False
+    with replacing(path) as file:
+        file.write(content)
     return True
 
 
