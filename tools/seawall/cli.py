@@ -35,6 +35,7 @@ from seawall.release import Release, TagMove
 from seawall.releasing import Change, make_release, plan_rm, plan_rollback, plan_tag
 from seawall.scrub import ScrubReport, scrub
 from seawall.served import tags_of_server, tags_of_tree
+from seawall.server_url import check_url
 from seawall.sources import Sources, opener
 from seawall.sync import DEFAULT_JOBS, Outcome, apply, prepare
 from seawall.terminal import print_table, readable, watch
@@ -620,7 +621,7 @@ def verify_command(
 
 def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *, as_json: bool, jobs: int) -> NoReturn:
     # It reads HTTP libraries that no other command needs at its start.
-    from seawall.probe import check_url, probe  # noqa: PLC0415
+    from seawall.probe import probe  # noqa: PLC0415
 
     check_url(url)
     wanted: dict[Reference, Digest | None] = {

@@ -56,10 +56,7 @@ def describe(tree: Tree, reference: Reference) -> Description:
         InputError: the tree has no such reference.
         TreeError: the tree is damaged there.
     """
-    stored = tree.linked_manifest(reference.repository, reference.target)
-    if stored is None:
-        raise InputError(str(reference), f"is not in {tree.root}", f"see seawall ls {tree.root}")
-    manifest = tree.read_manifest(stored)
+    manifest = tree.read_manifest(tree.named_manifest(reference))
     return Description(reference, manifest, tuple(_images(tree, manifest, None)))
 
 

@@ -16,12 +16,13 @@ import requests
 import urllib3
 
 from seawall.digest import Digest
-from seawall.errors import InputError, SourceError
+from seawall.errors import SourceError
 from seawall.http_session import is_loopback
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, Manifest, parse_manifest
 from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
 from seawall.progress import Progress
 from seawall.reference import Reference
+from seawall.server_url import check_url
 
 _TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
@@ -76,20 +77,6 @@ class _Tally:
     def hashed(self, size: int) -> None:
         with self.mutex:
             self.size += size
-
-
-def check_url(url: str) -> str:
-    """Return *url*, the root below which a server has its ``/v2/``, without a slash at its end.
-
-    Raises:
-        InputError: it is no http or https URL, or has credentials, a query or a fragment in it.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InputError(url, "is not the URL of a server", "write http://HOST[:PORT] or https://HOST[:PORT]")
-    if parts.username is not None or parts.password is not None:
-        raise InputError(f"{parts.scheme}://{parts.hostname}", "has credentials in it", "leave them out of the URL")
-    return url.rstrip("/").removesuffix("/v2")
 
 
 def probe(url: str, wanted: Mapping[Reference, Digest | None], progress: Progress, jobs: int) -> ProbeReport:

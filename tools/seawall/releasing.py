@@ -57,7 +57,7 @@ def plan_rollback(tree: Tree, number: int) -> Change:
     pending = tree.pending_release()
     undone = [tree.read_release(n) for n in range(number + 1, last + 1)] + ([pending] if pending else [])
     named = {move.reference for release in undone for move in release.moves}
-    moves = undoing(undone, _tags(tree, named))
+    moves = undoing(undone, tree.digests(named))
     for move in moves:
         _require_served(tree, move)
     return Change("rollback", moves, pending=pending)
@@ -69,10 +69,8 @@ def plan_tag(tree: Tree, source: Reference, tag: str) -> Change:
     Raises:
         InputError: the tree has no such reference, or the tag is immutable.
     """
-    stored = tree.linked_manifest(source.repository, source.target)
-    if stored is None:
-        raise InputError(str(source), f"is not in {tree.root}", f"see seawall ls {tree.root}")
-    before = _tags(tree, {Reference(source.repository, tag)}).get(Reference(source.repository, tag))
+    stored = tree.named_manifest(source)
+    before = tree.digests({Reference(source.repository, tag)}).get(Reference(source.repository, tag))
     move = TagMove(source.repository, tag, before, stored.digest)
     moves = (move,) if move.before != move.after else ()
     if moves:
@@ -86,13 +84,13 @@ def plan_rm(tree: Tree, references: tuple[Reference, ...]) -> Change:
     Raises:
         InputError: one of them is no tag, or not in the tree.
     """
-    tags = _tags(tree, {reference for reference in references if reference.tag})
     for reference in references:
         if reference.tag is None:
             raise InputError(str(reference), "names a digest, which stays until it is pruned", "give REPO:TAG")
-        if reference not in tags:
-            raise InputError(str(reference), f"is not in {tree.root}", f"see seawall ls {tree.root}")
-    moves = tuple(TagMove(r.repository, str(r.tag), tags[r], None) for r in sorted(set(references), key=str))
+    moves = tuple(
+        TagMove(reference.repository, str(reference.tag), tree.named_manifest(reference).digest, None)
+        for reference in sorted(set(references), key=str)
+    )
     return Change("rm", moves, pending=tree.pending_release())
 
 
@@ -136,7 +134,7 @@ def _release_of(change: Change, tree: Tree) -> Release:
     name = change.lock.name if change.lock else ""
     release = Release(tree.last_release() + 1, now, change.by, name, change.moves).over(change.pending)
     planned = {move.reference for move in change.moves}
-    tags = _tags(tree, {move.reference for move in release.moves} - planned)
+    tags = tree.digests({move.reference for move in release.moves} - planned)
     found = (
         move if move.reference in planned else replace(move, after=tags.get(move.reference)) for move in release.moves
     )
@@ -161,15 +159,6 @@ def _require_served(tree: Tree, move: TagMove) -> None:
         raise InputError(
             f"{move.reference} at {move.after}", f"is not in {tree.root} any more", "sync a lock that names it"
         )
-
-
-def _tags(tree: Tree, references: set[Reference]) -> dict[Reference, Digest]:
-    """Return what each of *references* points at now; a missing tag is not in it."""
-    return {
-        reference: stored.digest
-        for reference in references
-        if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
-    }
 
 
 def _story(move: TagMove) -> str:

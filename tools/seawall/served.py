@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from seawall.digest import Digest
 from seawall.errors import InputError, NotFoundError
-from seawall.probe import check_url
 from seawall.reference import Reference, RegistryLocation
+from seawall.server_url import check_url
 from seawall.sources import OpenSource
 from seawall.tree import Tree
 
@@ -22,11 +22,7 @@ def tags_of_tree(tree: Tree, named: Collection[Reference], *, others: bool) -> d
     """
     if others:
         return {reference: stored.digest for reference, stored in tree.references() if stored is not None}
-    return {
-        reference: stored.digest
-        for reference in named
-        if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
-    }
+    return tree.digests(named)
 
 
 def tags_of_server(

@@ -60,11 +60,7 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, 
     pending = tree.pending_release()
     named = {*lock.pins, *(own.pins if own else ())}
     named |= {move.reference for move in pending.moves} if pending else set()
-    tags = {
-        reference: stored.digest
-        for reference in named
-        if (stored := tree.linked_manifest(reference.repository, str(reference.tag))) is not None
-    }
+    tags = tree.digests(named)
     # Other locks, which may be large, only say what must not be withdrawn, or not be moved.
     withdraws = bool(named - lock.pins.keys())
     moves = any(tags.get(reference, pin.digest) != pin.digest for reference, pin in lock.pins.items())

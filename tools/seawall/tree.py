@@ -16,7 +16,7 @@ Layout, below the root::
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -136,6 +136,25 @@ class Tree:
         except OSError as error:
             raise _unreadable(link, error) from None
         return parse_manifest_name(to.name)
+
+    def named_manifest(self, reference: Reference) -> StoredManifest:
+        """Return what *reference* names.
+
+        Raises:
+            InputError: the tree has no such reference.
+        """
+        stored = self.linked_manifest(reference.repository, reference.target)
+        if stored is None:
+            raise InputError(str(reference), f"is not in {self.root}", f"see seawall ls {self.root}")
+        return stored
+
+    def digests(self, tags: Iterable[Reference]) -> dict[Reference, Digest]:
+        """Return what each of *tags* points at now; without those that are missing, or whose link is not the tree's."""
+        return {
+            reference: stored.digest
+            for reference in tags
+            if (stored := self.linked_manifest(reference.repository, str(reference.tag))) is not None
+        }
 
     def links_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether *repository* serves the blob *digest*."""
