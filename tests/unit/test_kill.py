@@ -32,7 +32,7 @@ def start(site: Site, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a sync of the site in a process of its own, forked from one that has read the tool already."""
     monkeypatch.setenv("PYTHONPATH", str(Path(sys.modules["seawall"].__path__[0]).parent))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seawall.cli"])
+    context.set_forkserver_preload(["seawall.cli", "seawall.commands.sync"])
 
     def start() -> BaseProcess:
         process = context.Process(target=main, args=(["sync", str(site.lock_file), str(site.root)],))

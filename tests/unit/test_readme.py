@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+import click
 import pytest
 
-from seawall.cli import cli
+from seawall.cli import COMMANDS, cli
 from seawall.errors import ExitCode
 from unit.tool_site import Site
 
@@ -34,8 +35,10 @@ def test_every_command_and_option_in_the_docs_exists() -> None:
     }
     for line in used:
         name, *words = line.split()
-        assert name in cli.commands, line
-        known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        assert name in COMMANDS, line
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
 
 

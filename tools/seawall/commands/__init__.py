@@ -1,0 +1,1 @@
+"""The commands of the command line, one module each; a run imports the one that it is."""

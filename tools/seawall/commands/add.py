@@ -1,0 +1,38 @@
+"""``seawall add``: one image, put into a tree by hand."""
+
+from pathlib import Path
+
+import click
+
+from seawall.adding import pin_addition
+from seawall.commands.filling import fill, outcome_row, print_outcome
+from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option, plain_http_option
+from seawall.commands.output import (
+    print_json,
+)
+from seawall.reference import parse_image_source
+from seawall.sources import Sources, opener
+
+
+@click.command("add")
+@click.argument("tree_root", metavar="TREE", type=PATH)
+@click.argument("source", metavar="SOURCE")
+@click.argument("name", metavar="[REPO[:TAG]]", default="")
+@plain_http_option
+@dry_run_option
+@as_json_option
+@jobs_option
+def command(tree_root: Path, source: str, name: str, plain_http: bool, dry_run: bool, as_json: bool, jobs: int) -> None:
+    """Add one image to TREE by hand; no sync of a lock withdraws it.
+
+    SOURCE is docker://HOST/REPO:TAG, docker://HOST/REPO@sha256:... or oci:DIR:TAG. Without REPO[:TAG] the image has
+    its source's full name and tag.
+    """
+    image = parse_image_source(source)
+    sources = Sources(Path.cwd(), opener())
+    lock, _ = pin_addition(image, name, sources, plain_http=plain_http)
+    outcome = fill("add", lock, tree_root, sources, jobs, dry_run=dry_run)
+    if as_json:
+        print_json(outcome_row(outcome, dry_run=dry_run))
+    else:
+        print_outcome(outcome, tree_root, dry_run=dry_run)

@@ -1,0 +1,73 @@
+"""What the commands that fill a tree from sources have in common."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seawall.commands.output import count, tag_move_line, tag_move_row
+from seawall.lock import Lock
+from seawall.plan import Plan
+from seawall.sources import Sources
+from seawall.sync import Outcome, apply, prepare
+from seawall.terminal import readable, watch
+from seawall.tree import Tree
+from seawall.writer import hold
+
+
+def fill(by: str, lock: Lock, tree_root: Path, sources: Sources, jobs: int, *, dry_run: bool) -> Outcome:
+    """Plan what makes the tree serve *lock* and, unless it is a rehearsal, do it."""
+    tree = Tree.possible(tree_root)
+    if dry_run:
+        return Outcome(prepare(lock, tree, sources, jobs, by), None, sources.requests)
+    with watch() as progress, hold(tree) as writer:
+        plan = prepare(lock, tree, sources, jobs, by)
+        release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
+        return Outcome(plan, release, sources.requests)
+
+
+def print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
+    """Print what was done to the tree at *root*, or with a dry run each step that would be."""
+    for line in _plan_lines(outcome.plan) if dry_run else ():
+        click.echo(line)
+    plan = outcome.plan
+    if plan.is_empty:
+        of = f" of the lock {plan.lock.name!r}" if plan.by == "sync" else ""
+        click.echo(f"{root}: unchanged, serves {count(len(plan.lock.pins), 'tag')}{of}")
+        return
+    release = f"release {outcome.release}: " if outcome.release else ""
+    would = "would be: " if dry_run else ""
+    click.echo(
+        f"{root}: {release}{would}{count(len(plan.moves), 'tag')} moved, {count(len(plan.fetches), 'blob')} "
+        f"({readable(plan.fetch_bytes)}) fetched; {count(outcome.requests, 'request')}"
+    )
+
+
+def outcome_row(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
+    """Return *outcome* as JSON has it."""
+    plan = outcome.plan
+    return {
+        "changed": outcome.changed,
+        "dry_run": dry_run,
+        "release": outcome.release,
+        "requests": outcome.requests,
+        "fetched": [{"digest": str(fetch.blob.digest), "size": fetch.blob.size} for fetch in plan.fetches],
+        "stored": [{"digest": str(manifest.digest), "kind": str(manifest.kind)} for manifest in plan.manifests],
+        "moved": [tag_move_row(move) for move in plan.moves],
+    }
+
+
+def _plan_lines(plan: Plan) -> Iterator[str]:
+    for fetch in plan.fetches:
+        yield f"fetch {fetch.blob.digest} {fetch.blob.size} bytes from {fetch.image.source}"
+    for manifest in plan.manifests:
+        yield f"store {manifest.digest} {manifest.kind}"
+    for links in plan.links:
+        yield f"link {len(links.manifests)} manifests and {len(links.blobs)} blobs in {links.repository}"
+    for move in plan.moves:
+        yield tag_move_line(move)
+    if plan.pending:
+        yield f"finish the interrupted release {plan.pending.number}"
+    if plan.applies:
+        yield f"record the lock {plan.lock.name}"

@@ -1,0 +1,15 @@
+"""Options that several commands share, so that each says the same everywhere."""
+
+from pathlib import Path
+
+import click
+
+from seawall.sync import DEFAULT_JOBS
+
+PATH = click.Path(path_type=Path)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+plain_http_option = click.option("--plain-http", is_flag=True, help="Talk HTTP to the source's registry, not HTTPS.")
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="How many at a time."
+)

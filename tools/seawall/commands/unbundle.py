@@ -1,0 +1,58 @@
+"""``seawall unbundle``: a bundle, checked and applied."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seawall.bundle import check_bundle
+from seawall.commands.options import PATH, as_json_option, dry_run_option
+from seawall.commands.output import count, print_json, tag_move_line, tag_move_row
+from seawall.terminal import readable, watch
+from seawall.tree import Tree
+from seawall.unbundling import Unbundling, plan_unbundle, unbundle
+from seawall.writer import hold
+
+
+@click.command("unbundle")
+@click.argument("file", metavar="FILE", type=PATH)
+@click.argument("tree_root", metavar="TREE", type=PATH)
+@dry_run_option
+@as_json_option
+def command(file: Path, tree_root: Path, dry_run: bool, as_json: bool) -> None:
+    """Check every byte of FILE, which seawall bundle wrote, and bring what it holds into TREE."""
+    tree = Tree.possible(tree_root)
+    release = None
+    with watch() as progress:
+        checked = check_bundle(file, progress)
+        if dry_run:
+            unbundling = plan_unbundle(checked, tree, str(file))
+        else:
+            with hold(tree) as writer:
+                unbundling = plan_unbundle(checked, tree, str(file))
+                if not unbundling.is_empty:
+                    release = unbundle(unbundling, file, writer, progress)
+    if as_json:
+        print_json(_unbundle_row(unbundling, release, dry_run=dry_run))
+        return
+    for move in unbundling.plan.moves if dry_run else ():
+        click.echo(tag_move_line(move))
+    if unbundling.is_empty:
+        click.echo(f"{tree_root}: unchanged, has all of {file}")
+        return
+    would = "would be: " if dry_run else f"release {release}: " if release else ""
+    click.echo(
+        f"{tree_root}: {would}{count(len(unbundling.plan.moves), 'tag')} moved, "
+        f"{count(len(unbundling.blobs), 'blob')} ({readable(sum(unbundling.blobs.values()))}) brought"
+    )
+
+
+def _unbundle_row(unbundling: Unbundling, release: int | None, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "changed": not unbundling.is_empty,
+        "dry_run": dry_run,
+        "release": release,
+        "blobs": [{"digest": str(digest), "size": size} for digest, size in unbundling.blobs.items()],
+        "stored": [{"digest": str(m.digest), "kind": str(m.kind)} for m in unbundling.plan.manifests],
+        "moved": [tag_move_row(move) for move in unbundling.plan.moves],
+    }
