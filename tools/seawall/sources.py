@@ -6,14 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from seawall.compression import DEFAULT_COMPRESSION
 from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
+from seawall.docker_archive import Packing
 from seawall.images import absolute
 from seawall.layout import LayoutSource
+from seawall.made_images import DockerArchiveSource, EngineSource
 from seawall.quota import Quota
-from seawall.reference import LayoutLocation, Location
+from seawall.reference import (
+    DockerArchiveLocation,
+    EngineLocation,
+    LayoutArchiveLocation,
+    LayoutLocation,
+    Location,
+)
 from seawall.source import Source
+from seawall.spool import Spool
 
 if TYPE_CHECKING:
+    from seawall.engine import Engine
     from seawall.http_session import HttpSession
 
 
@@ -66,15 +77,26 @@ class Sources:
         return sum(source.requests for source in self._sources.values())
 
 
-def opener(credentials: CredentialsLookup | None = None, quotas: dict[str, Quota] | None = None) -> OpenSource:
+def opener(
+    credentials: CredentialsLookup | None = None,
+    quotas: dict[str, Quota] | None = None,
+    spool_folder: Path | None = None,
+) -> OpenSource:
     """Return what opens sources; they share their connections.
 
     Args:
         credentials: looks credentials up; those that Docker keeps if left out.
         quotas: what hosts say of their quotas of requests is put into it, by host.
+        spool_folder: where temporary files for what has to be compressed are made; see :class:`~seawall.spool.Spool`.
     """
     # Read once, when a registry first wants credentials: a file that is not needed can do no harm.
     config = functools.cache(DockerConfig.load)
+
+    @functools.cache
+    def engine() -> "Engine":
+        from seawall.engine import Engine  # noqa: PLC0415 - as for the HTTP libraries
+
+        return Engine()
 
     @functools.cache
     def session() -> "HttpSession":
@@ -86,8 +108,12 @@ def opener(credentials: CredentialsLookup | None = None, quotas: dict[str, Quota
         return config().lookup(host)
 
     def open_source(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
-        if isinstance(location, LayoutLocation):
-            return LayoutSource(location)
+        if isinstance(location, LayoutLocation | LayoutArchiveLocation):
+            return LayoutSource(location, spool_folder)
+        if isinstance(location, EngineLocation):
+            return EngineSource(location, engine(), Packing(Spool(spool_folder), DEFAULT_COMPRESSION))
+        if isinstance(location, DockerArchiveLocation):
+            return DockerArchiveSource(location, Packing(Spool(spool_folder), DEFAULT_COMPRESSION))
         # A run that asks no registry, as most do, does not wait until the HTTP libraries are read.
         from seawall.registry import RegistrySource  # noqa: PLC0415
 

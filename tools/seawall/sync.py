@@ -1,5 +1,6 @@
 """Sync: make a tree serve what a lock says. Reads first, then plans, then writes."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,7 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from seawall.digest import Digest
-from seawall.errors import InputError, SourceError, TransientError
+from seawall.errors import InputError, NotFoundError, SourceError, TransientError
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest, parse_manifest
 from seawall.plan import BlobFetch, Plan, TreeState, make_plan
@@ -161,9 +162,23 @@ def _copy(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progre
 
     try:
         start = writer.partial_size(fetch.blob)
-        writer.add_blob(fetch.blob, _until(stop, source.blob(fetch.blob, start)), advance, start)
+        writer.add_blob(fetch.blob, _until(stop, _pieces(fetch, source, start)), advance, start)
     except BaseException:
         progress.advance(-done)
+        raise
+
+
+def _pieces(fetch: BlobFetch, source: Source, start: int) -> Iterator[bytes]:
+    """Return the blob from *start* on; the source is asked by tag first if that is how it comes to know it."""
+    try:
+        return source.blob(fetch.blob, start)
+    except NotFoundError:
+        if not fetch.image.is_made:
+            raise
+        for tag in sorted(fetch.image.tags):
+            with contextlib.suppress(NotFoundError):
+                source.resolve(tag)
+                return source.blob(fetch.blob, start)
         raise
 
 
@@ -234,7 +249,7 @@ def _manifest(wanted: Descriptor, image: LockedImage, origin: Digest | None, tre
     if stored is not None:
         manifest = tree.read_manifest(stored)
     else:
-        content, media_type = sources.of(image).manifest(origin or wanted.digest)
+        content, media_type = _sent(image, origin or wanted.digest, sources.of(image))
         manifest = parse_manifest(content, where, media_type or wanted.media_type)
     if stored is None and origin is not None:
         manifest = _subset(manifest, wanted, image, origin)
@@ -245,6 +260,24 @@ def _manifest(wanted: Descriptor, image: LockedImage, origin: Digest | None, tre
             where, f"has {len(manifest.content)} bytes, but is said to have {wanted.size}", "run seawall lock again"
         )
     return manifest
+
+
+def _sent(image: LockedImage, digest: Digest, source: Source) -> tuple[bytes, str]:
+    """Return what *source* sends as the manifest *digest*; it is asked by tag first if that is what it knows it by."""
+    try:
+        return source.manifest(digest)
+    except NotFoundError:
+        if not image.is_made:
+            raise
+    for tag in sorted(tag for tag, pin in image.tags.items() if digest in {pin.digest, pin.source_digest}):
+        found = source.resolve(tag)
+        if found.digest != digest:
+            raise SourceError(
+                f"{image.source}:{tag}",
+                f"is {found.digest} now, and the lock says {digest}",
+                "run seawall lock --upgrade, or bring back what it was",
+            )
+    return source.manifest(digest)
 
 
 def _subset(index: Manifest, wanted: Descriptor, image: LockedImage, origin: Digest) -> Manifest:

@@ -12,7 +12,7 @@ from seawall.immutable import check_lock
 from seawall.lock import moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.quota import Quota
-from seawall.reference import LayoutLocation
+from seawall.reference import FileLocation
 from seawall.sources import Sources, opener
 from seawall.terminal import print_table
 
@@ -47,7 +47,7 @@ def command(
     same_folder = lock_file.parent.resolve() == images_file.parent.resolve()
     for entry in images.images:
         location = entry.location
-        if isinstance(location, LayoutLocation) and not location.path.is_absolute() and not same_folder:
+        if isinstance(location, FileLocation) and not location.path.is_absolute() and not same_folder:
             raise InputError(
                 str(images_file), f"{entry.source} is relative, and the lock is in another folder", "make it absolute"
             )
