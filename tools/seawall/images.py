@@ -9,12 +9,14 @@ import pydantic
 
 from seawall.document import read_document
 from seawall.errors import InputError
+from seawall.place import PathPlace
 from seawall.reference import (
     DockerArchiveLocation,
     EngineLocation,
     FileLocation,
     Location,
     RegistryLocation,
+    TreeLocation,
     check_repository,
     check_tag,
     parse_location,
@@ -74,10 +76,11 @@ class ImageEntry(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: str
-    """``docker://HOST/REPOSITORY``, ``docker-daemon:NAME``, ``docker-archive:FILE[:NAME]``, ``oci:DIR`` or
-    ``oci-archive:FILE`` (paths are relative to the images file)."""
+    """``docker://HOST/REPOSITORY``, ``docker-daemon:NAME``, ``docker-archive:FILE[:NAME]``, ``oci:DIR``,
+    ``oci-archive:FILE``, or a repository of another tree: ``PATH/v2/REPOSITORY``, ``ssh://HOST/PATH/v2/REPOSITORY``,
+    ``https://HOST/v2/REPOSITORY``, ``s3://BUCKET/v2/REPOSITORY`` (paths are relative to the images file)."""
     name: str = ""
-    """The repository in the tree; for ``docker://`` the source's full name if left out."""
+    """The repository in the tree; if left out, the source's full name, or its name in the other tree."""
     tags: tuple[WantedTag, ...] = pydantic.Field(min_length=1)
     """The tags to carry, by name or by filter."""
     platforms: tuple[PlatformName, ...] = pydantic.Field((), min_length=1)
@@ -130,6 +133,8 @@ def default_name(location: Location) -> str:
     """
     if isinstance(location, RegistryLocation):
         name = f"{location.host}/{location.repository}"
+    elif isinstance(location, TreeLocation):
+        name = location.repository
     elif isinstance(location, DockerArchiveLocation | EngineLocation) and location.name:
         name = location.name
     else:
@@ -194,4 +199,13 @@ def read_images(path: Path) -> ImagesFile:
 
 def absolute(location: Location, base: Path) -> Location:
     """Return *location* with a relative path taken from the folder *base*."""
-    return replace(location, path=base / location.path) if isinstance(location, FileLocation) else location
+    if isinstance(location, FileLocation):
+        return replace(location, path=base / location.path)
+    if isinstance(location, TreeLocation) and isinstance(location.place, PathPlace):
+        return replace(location, place=PathPlace(base / location.place.path))
+    return location
+
+
+def is_relative(location: Location) -> bool:
+    """Return whether *location* is another one when taken from another folder."""
+    return location != absolute(location, Path("/"))

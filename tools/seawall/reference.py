@@ -1,7 +1,7 @@
 """Repositories, tags and references, and where images come from.
 
 The grammar is that of the OCI Distribution Specification 1.1 ("Pulling manifests"); sources are
-spelled as in containers-transports(5).
+spelled as in containers-transports(5), those in another tree by their address there.
 """
 
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seawall.digest import Digest
 from seawall.errors import InputError
+from seawall.place import Place, is_place, parse_place, shown, split_address
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -163,7 +164,20 @@ class EngineLocation:
         return f"docker-daemon:{self.name}"
 
 
-Location = RegistryLocation | LayoutLocation | LayoutArchiveLocation | DockerArchiveLocation | EngineLocation
+@dataclass(frozen=True, slots=True)
+class TreeLocation:
+    """``PLACE/v2/REPOSITORY``: a repository of another tree."""
+
+    place: Place
+    repository: str
+
+    def __str__(self) -> str:
+        return f"{self.place}/v2/{self.repository}"
+
+
+Location = (
+    RegistryLocation | LayoutLocation | LayoutArchiveLocation | DockerArchiveLocation | EngineLocation | TreeLocation
+)
 FileLocation = LayoutLocation | LayoutArchiveLocation | DockerArchiveLocation
 """Locations whose path may be relative."""
 MadeLocation = DockerArchiveLocation | EngineLocation
@@ -190,11 +204,14 @@ def parse_image_source(text: str) -> ImageSource:
     ``docker://HOST/REPO[:TAG][@DIGEST]``, ``docker-daemon:NAME[:TAG]``, ``docker-archive:FILE[:NAME:TAG]``,
     ``oci:DIR:TAG`` or ``oci-archive:FILE[:TAG]``, all as in containers-transports(5): a registry's or an engine's image
     without tag and digest is the one with the tag ``latest``, and an archive's without a name is the only one in it.
-    A digest counts more than a tag beside it.
+    An address in a tree, ``PLACE/v2/REPO[:TAG][@DIGEST]``, is read as a registry's. A digest counts more than a tag
+    beside it.
 
     Raises:
         InputError: it is malformed, or names no image.
     """
+    if is_place(text):
+        return _parse_tree_image(text)
     transport = text.partition(":")[0]
     if transport in _ARCHIVES:
         return _parse_archived(text)
@@ -233,6 +250,19 @@ def split_tag(text: str) -> tuple[str, str]:
     return (name, tag) if colon and "/" not in tag else (text, "")
 
 
+def _parse_tree_image(text: str) -> ImageSource:
+    where = shown(text)
+    place, rest = split_address(text, where)
+    name, at, digest = rest.partition("@")
+    repository, colon, tag = name.partition(":")
+    location = parse_location(f"{place.rstrip('/')}/v2/{repository}", where)
+    if colon:
+        check_tag(tag, where)
+    if at:
+        return ImageSource(location, tag or None, Digest.parse(digest, where))
+    return ImageSource(location, tag or "latest")
+
+
 _STAGED = "staged-"
 
 
@@ -265,6 +295,8 @@ def parse_location(text: str, where: str) -> Location:
     Raises:
         InputError: the transport is not known, or what follows it is malformed.
     """
+    if is_place(text):
+        return _parse_tree(text, where)
     transport, colon, rest = text.partition(":")
     if transport == "docker" and rest.startswith("//"):
         return _parse_registry(rest[2:], text, where)
@@ -278,7 +310,8 @@ def parse_location(text: str, where: str) -> Location:
     raise InputError(
         where,
         what,
-        "write docker://HOST/REPOSITORY, docker-daemon:NAME, docker-archive:FILE[:NAME], oci:DIR or oci-archive:FILE",
+        "write docker://HOST/REPOSITORY, docker-daemon:NAME, docker-archive:FILE[:NAME], oci:DIR, oci-archive:FILE or "
+        "an address in a tree, PLACE/v2/REPOSITORY",
     )
 
 
@@ -299,6 +332,13 @@ def full_name(name: str, where: str) -> str:
     """
     location = _parse_registry(name, name, where)
     return f"{location.host}/{location.repository}"
+
+
+def _parse_tree(text: str, where: str) -> TreeLocation:
+    place, repository = split_address(text, where)
+    if "@" in repository or ":" in repository:
+        raise InputError(where, f"{shown(text)!r} has a tag or digest", "list the tags under 'tags'")
+    return TreeLocation(parse_place(place, where), check_repository(repository, where))
 
 
 def _parse_registry(name: str, text: str, where: str) -> RegistryLocation:

@@ -27,7 +27,8 @@ def command(tree_root: Path, source: str, name: str, plain_http: bool, dry_run: 
     """Add one image to TREE by hand; no sync of a lock withdraws it.
 
     SOURCE is docker://HOST/REPO:TAG, docker://HOST/REPO@sha256:..., docker-daemon:NAME:TAG,
-    docker-archive:FILE[:NAME:TAG], oci:DIR:TAG or oci-archive:FILE[:TAG]. Without REPO[:TAG] the image has its
+    docker-archive:FILE[:NAME:TAG], oci:DIR:TAG, oci-archive:FILE[:TAG], or an image of another tree, PLACE/v2/REPO:TAG,
+    where PLACE is a path or an ssh, http, https or s3 URL. Without REPO[:TAG] the image has its
     source's full name and tag.
     """
     image = parse_image_source(source)
