@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import IO, cast
+from typing import BinaryIO, cast
 
 from seawall.errors import CredentialsError, SeawallError, SourceError, TransientError
 from seawall.place import SshPlace
@@ -22,7 +22,7 @@ _SILENCE = 15
 _SILENCES = 4
 _KEPT_LINES = 20
 _LINE_BYTES = 1000
-_SAID_CHARACTERS = 200
+_SAID_CHARACTERS = 400
 _OPTIONS = (
     "-T",
     "-x",
@@ -112,8 +112,8 @@ class SshProcess:
             )
         except OSError as error:
             raise SourceError(str(place), f"ssh cannot be run ({error.strerror})", "install OpenSSH's client") from None
-        self.stdin = cast("IO[bytes]", self._process.stdin)
-        self.stdout = cast("IO[bytes]", self._process.stdout)
+        self.stdin = cast(BinaryIO, self._process.stdin)
+        self.stdout = cast(BinaryIO, self._process.stdout)
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._reader = threading.Thread(target=self._listen, name="ssh-stderr", daemon=True)
         self._reader.start()
@@ -153,7 +153,7 @@ class SshProcess:
         return TransientError(where, what, "check that ssh with BatchMode=yes connects")
 
     def _listen(self) -> None:
-        stderr = cast("IO[bytes]", self._process.stderr)
+        stderr = cast(BinaryIO, self._process.stderr)
         with stderr:
             while line := stderr.readline(_LINE_BYTES):
                 text = line.decode("utf-8", "replace")

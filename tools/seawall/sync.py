@@ -28,7 +28,7 @@ _PAUSE = 1.0
 """Seconds to wait at most before the first new try; later ones wait longer."""
 _WORTH_ANOTHER_TRY = 16 * 1024 * 1024
 """Bytes that a try has to bring in order not to count; it bounds how long a source can keep us."""
-_INDEX_DEPTH = 4
+INDEX_DEPTH = 4
 """How deep an index may list indexes; the deepest seen in the field is 2."""
 
 
@@ -162,7 +162,7 @@ def _copy(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progre
 
     try:
         start = writer.partial_size(fetch.blob)
-        writer.add_blob(fetch.blob, _until(stop, _pieces(fetch, source, start)), advance, start)
+        writer.add_blob(fetch.blob, until(stop, _pieces(fetch, source, start)), advance, start)
     except BaseException:
         progress.advance(-done)
         raise
@@ -182,7 +182,8 @@ def _pieces(fetch: BlobFetch, source: Source, start: int) -> Iterator[bytes]:
         raise
 
 
-def _until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield *pieces*, and raise TransientError once *stop* is set."""
     for piece in pieces:
         if stop.is_set():
             raise TransientError("fetch", "was stopped", "run again")
@@ -225,7 +226,7 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
     }
     origins = {pin.digest: pin.source_digest for pin in lock.pins.values() if pin.source_digest}
     with ThreadPoolExecutor(jobs, thread_name_prefix="manifest") as pool:
-        for _ in range(_INDEX_DEPTH):
+        for _ in range(INDEX_DEPTH):
             read = pool.map(
                 lambda item: _manifest(item[1], item[0], origins.get(item[1].digest), tree, sources), wanted.values()
             )
@@ -238,7 +239,7 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
                 return found
     image, child = next(iter(wanted.values()))
     raise SourceError(
-        f"{image.source}@{child.digest}", f"is an index more than {_INDEX_DEPTH} deep", "pin what it lists instead"
+        f"{image.source}@{child.digest}", f"is an index more than {INDEX_DEPTH} deep", "pin what it lists instead"
     )
 
 
