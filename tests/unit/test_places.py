@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -145,7 +146,16 @@ def test_other_spellings_are_refused_and_say_why(text: str, says: str) -> None:
         parse_location(text, "here")
 
 
-@pytest.mark.parametrize("text", ["ssh://joe:s3cret@host/t/v2/app", "https://joe:s3cret@host/v2/app"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssh://joe:s3cret@host/t/v2/app",
+        "https://joe:s3cret@host/v2/app",
+        "https://joe:a/s3cret@host/v2/app",
+        f"https://joe:s3cret@host/v2/app@sha256:{'0' * 64}",
+        "s3://joe:s3cret@bucket/v2/app",
+    ],
+)
 def test_a_password_in_an_address_is_refused_and_not_repeated(text: str) -> None:
     for parse in (parse_image_source, lambda spelled: parse_location(spelled, "here")):
         with pytest.raises(InputError) as caught:
@@ -453,3 +463,70 @@ def test_what_is_missing_behind_http_is_missing(registry: FakeRegistry) -> None:
         http_source(registry.url).resolve("1.0")
     with pytest.raises(NotFoundError, match="no such repository"):
         http_source(registry.url).tags()
+
+
+def test_a_lock_is_compared_with_a_tree_on_another_host(other: Path, ssh: FakeSsh, site: Site) -> None:
+    same = site.run("diff", site.lock_file, f"ssh://tree.example{other}")
+    assert (same.code, same.out) == (0, f"ssh://tree.example{other}: no difference\n")
+    (other / "v2" / APP / "manifests" / "1.1").unlink()
+    assert (
+        site.run("diff", site.lock_file, f"ssh://tree.example{other}", "--json").answer["different"][0]["after"] is None
+    )
+    assert len(ssh.runs) == 2
+
+
+# A bucket; what a real one serves is tested end to end.
+
+
+@pytest.fixture
+def store_settings(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nobody's own settings take part in a test."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return monkeypatch
+
+
+def test_a_store_that_is_not_there_is_one_line(site: Site, store_settings: pytest.MonkeyPatch) -> None:
+    store_settings.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    store_settings.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    store_settings.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-key")
+    ran = site.run("add", site.root, "s3://images/prod/v2/app:1")
+    assert ran.code == 4
+    assert "s3://images/prod/v2/app:1: http://127.0.0.1:1 refused the connection" in ran.err
+    assert ran.err.count("\n") == 1
+    assert "s3cret" not in ran.err
+
+
+def test_a_bucket_is_asked_path_style_and_signed_only_by_who_can(
+    site: Site, registry: FakeRegistry, store_settings: pytest.MonkeyPatch
+) -> None:
+    store_settings.setenv("AWS_ENDPOINT_URL_S3", registry.url)
+    registry.misbehave(Fault(status=403, body=b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"))
+    anonymous = site.run("add", site.root, "s3://images/v2/app:1")
+    assert anonymous.code == 5
+    assert "wants credentials, or has no such object (AccessDenied: no)" in anonymous.err
+    store_settings.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    store_settings.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-key")
+    named = site.run("add", site.root, "s3://images/v2/app:1")
+    assert named.code == 5
+    assert "refuses these credentials" in named.err
+    assert {request.path for request in registry.requests} == {"/images/v2/app/manifests/1"}
+    assert [bool(request.authorization) for request in registry.requests] == [False, True]
+
+
+def test_other_commands_do_not_wait_for_boto3(site: Site, other: Path) -> None:
+    command = ["-X", "importtime", "-m", "seawall", "add", site.root, f"{other}/v2/{APP}:1.1"]
+    folder = Path(sys.modules["seawall"].__path__[0]).parent
+    ran = subprocess.run(
+        [sys.executable, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "seawall.path_files" in ran.stderr
+    assert "boto" not in ran.stderr
+    assert "requests" not in ran.stderr

@@ -182,4 +182,4 @@ def _parse_http(text: str, where: str) -> HttpPlace:
 
 def shown(text: str) -> str:
     """Return *text* as an error may say it: of sensible length, and without what could be a password."""
-    return re.sub(r"//[^/]*@", "//***@", text)[:300]
+    return re.sub(r"//.*@(?!sha256:)", "//***@", text, flags=re.DOTALL)[:300]

@@ -175,7 +175,7 @@ class S3Push:
     def _put_manifest(self, path: str, manifest: Manifest, cache: str) -> None:
         self._put(path, manifest.content, manifest.kind.media_type, cache, Metadata={_DIGEST: str(manifest.digest)})
 
-    def _put(self, path: str, body: bytes, media_type: str, cache: str, **more: Any) -> None:
+    def _put(self, path: str, body: bytes | bytearray, media_type: str, cache: str, **more: Any) -> None:
         with self._bucket.asked(self._where(path)):
             self._bucket.client.put_object(
                 Bucket=self._place.bucket,
@@ -280,28 +280,32 @@ class S3Push:
         return f"{self._place}/{path}"
 
 
-def _parts(blob: Descriptor, pieces: Iterator[bytes], size: int, where: str) -> Iterator[bytes]:
+def _parts(blob: Descriptor, pieces: Iterator[bytes], size: int, where: str) -> Iterator[bytearray]:
     """Yield *pieces* in parts of *size* bytes; the last only after all of *blob* was seen to be what it should."""
     hasher = hashlib.sha256()
     part, came = bytearray(), 0
     for piece in pieces:
         hasher.update(piece)
         came += len(piece)
-        part += piece
-        while len(part) > size and came <= blob.size:
-            yield bytes(part[:size])
-            del part[:size]
+        left = memoryview(piece)
+        while left and came <= blob.size:
+            if len(part) == size:
+                yield part
+                part = bytearray()
+            room = size - len(part)
+            part += left[:room]
+            left = left[room:]
         if came > blob.size:
             break
     if came != blob.size or hasher.hexdigest() != blob.digest.hex:
         raise SourceError(where, f"source sent other bytes ({came}, sha256:{hasher.hexdigest()})", _DISTRUST)
-    yield bytes(part)
+    yield part
 
 
 def _is(found: dict[str, Any], manifest: Manifest) -> bool:
     return (found["ContentLength"], found.get("ContentType")) == (len(manifest.content), manifest.kind.media_type)
 
 
-def _md5(body: bytes) -> str:
+def _md5(body: bytes | bytearray) -> str:
     # RFC 1864: against the line, not against an enemy; the store refuses what does not match it.
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode("ascii")
