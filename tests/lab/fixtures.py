@@ -17,6 +17,7 @@ from .base import Image
 from .engine import Engine
 from .images import Sample, Samples
 from .network import LAB, Namespace, Network
+from .store import Store
 from .upstream import Upstream
 
 CLIENT_ADDRESS = "198.18.0.200"
@@ -67,6 +68,13 @@ def bare_image(engine: Engine, root_file_systems: None) -> Image:
 def upstream(lab_folder: Path, lab_network: Network) -> Iterator[Upstream]:
     """An empty registry on 198.18.0.1:5000 to which everybody may push."""
     with Upstream.start(lab_folder / "upstream", host=lab_network.gateway) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def store(lab_folder: Path, lab_network: Network) -> Iterator[Store]:
+    """An S3 store on 198.18.0.1:8333, with a bucket "images" that everybody may read."""
+    with Store.start(lab_folder / "store", host=lab_network.gateway) as started:
         yield started
 
 

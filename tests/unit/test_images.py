@@ -70,7 +70,7 @@ def test_tags_are_names_globs_or_filters(tmp_path: Path) -> None:
         ("tags: [{glob: a, suffix: -x}]", 'tags: [3.20, "latest"]', 5, "which belong to versions"),
         ("tags: [a, a]", 'tags: [3.20, "latest"]', 4, "twice"),
         ("source: docker://docker.io/library/alpine:3", "source: docker://docker.io/library/alpine", 4, "has a tag"),
-        ("source: http://x", "source: oci:layouts/busybox", 6, "names no image source"),
+        ("source: http://x", "source: oci:layouts/busybox", 6, "names no repository of a tree"),
         ("name: Local/Busybox", "name: local/busybox", 6, "is not a repository name"),
         ("name: local/manifests/x", "name: local/busybox", 6, "the tree uses itself"),
         ("plain_http: perhaps", "plain_http: false", 8, "images[1].plain_http"),

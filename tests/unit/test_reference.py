@@ -141,7 +141,7 @@ def test_a_layout_is_a_directory(path: str) -> None:
         ("alpine", "has no transport"),
         ("docker:alpine", "names no image source"),
         ("oci:", "names no image source"),
-        ("https://registry.example/app", "names no image source"),
+        ("https://registry.example/app", "names no repository of a tree"),
         ("docker://", "is not a repository name"),
         ("docker://registry.example/", "is not a repository name"),
         ("docker://registry.example/App", "is not a repository name"),

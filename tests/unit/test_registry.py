@@ -1153,7 +1153,7 @@ def test_a_tag_list_that_leads_back_to_itself_is_refused(scene: Scene) -> None:
 
 
 def test_a_tag_list_has_only_so_many_pages(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seawall.registry._TAG_PAGES_MAX", 3)
+    monkeypatch.setattr("seawall.tag_pages._PAGES_MAX", 3)
     for tag in "abcdef":
         scene.registry.add_image("team/app", tag, scene.image)
     scene.registry.tags_page = 1

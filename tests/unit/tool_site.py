@@ -52,11 +52,14 @@ class Site:
         captured = self._capsys.readouterr()
         return Ran(int(ended.value.code or 0), captured.out, captured.err)
 
-    def start(self, *arguments: object) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: object, stdin: bool = False) -> subprocess.Popen[bytes]:
         """Start the command line in a process of its own."""
         command = [sys.executable, "-m", "seawall", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(Path(sys.modules["seawall"].__path__[0]).parent)}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, env=environment, stdin=pipe if stdin else None, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
 
     def declare(self, *entries: dict[str, Any], name: str = "site") -> None:
         """Write the images file."""

@@ -62,7 +62,7 @@ def _pinned(
     image: ImageSource, repository: str, tag: str, sources: Sources, *, plain_http: bool
 ) -> tuple[Lock, Reference]:
     source = sources.at(image.location, plain_http=plain_http)
-    pin = _pin(source, image.digest, str(image)) if image.digest else resolve(source, str(image.tag), str(image))
+    pin = _pin(source, image.digest, str(image)) if image.digest else resolve(source, image.tag or "", str(image))
     tag = tag or staged_tag(pin.digest)
     locked = LockedImage(name=repository, source=str(image.location), plain_http=plain_http, tags={tag: pin})
     return Lock(name="by-hand", images=(locked,)), Reference(repository, tag)

@@ -7,9 +7,9 @@ It is a tar in the tree's own layout: ``bundle.json``, which says what it is bas
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, cast
@@ -105,6 +105,10 @@ class Bundle(pydantic.BaseModel):
     base: dict[str, tuple[_Digest, ...]]
     """By repository, what tags named at the release *since* and still do: it has to be there already."""
     repositories: tuple[BundledRepository, ...]
+
+
+Contents = Callable[[BundledManifest | BundledBlob], Iterator[bytes]]
+"""Returns the bytes of a manifest or blob, in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,50 +221,94 @@ def write_bundle(plan: BundlePlan, tree: Tree, file: Path, progress: Progress) -
     """
     progress.expect(plan.size, f"{len(plan.manifests)} manifests and {len(plan.blobs)} blobs")
     with replacing(file) as beside:
-        _write(plan, tree, beside, progress)
+        try:
+            stream_bundle(plan, beside, lambda row: _of_tree(tree, row), progress)
+        except SourceError as error:
+            raise TreeError(str(tree.root / error.where), error.what, "run seawall verify") from None
 
 
-def _write(plan: BundlePlan, tree: Tree, file: BinaryIO, progress: Progress) -> None:
+def stream_bundle(plan: BundlePlan, file: BinaryIO, contents: Contents, progress: Progress) -> None:
+    """Write what *plan* says into *file*, which may be a pipe, with every content hashed on its way.
+
+    Args:
+        plan: what goes into the bundle.
+        file: where to write it.
+        contents: returns the bytes of a manifest or blob, piece by piece.
+        progress: hears of every byte of contents.
+
+    Raises:
+        SourceError: what came is not what the plan names.
+        OSError: *file* cannot be written; a BrokenPipeError where nobody reads it any more.
+    """
     index = plan.bundle.model_dump_json().encode()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=file, mode="w|", bufsize=_PIECE, format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(_member(_INDEX, len(index), 1), io.BytesIO(index))
         rows: list[BundledManifest | BundledBlob] = [*plan.manifests, *plan.blobs]
         for row in rows:
-            path = tree.manifest_path(row.stored) if isinstance(row, BundledManifest) else tree.blob_path(row.digest)
-            try:
-                content = path.open("rb")
-            except OSError as error:
-                raise TreeError(str(path), f"cannot be read ({error.strerror})", "run seawall verify") from None
-            with content:
-                hashed = _Hashed(content)
-                try:
-                    tar.addfile(_member(str(path.relative_to(tree.root)), row.size, row.digest.mtime), hashed)
-                except OSError as error:
-                    if error.errno is not None:
-                        raise
-                    hashed.hasher = hashlib.sha256()  # It ended early: whatever was read is not what it should be.
-            if hashed.hasher.hexdigest() != row.digest.hex:
-                raise TreeError(str(path), "does not hold what its name says", "run seawall verify")
-            progress.advance(row.size)
+            name = _member_name(row)
+            pieces = _Pieces(contents(row), progress)
+            tar.addfile(_member(name, row.size, row.digest.mtime), cast(BinaryIO, pieces))
+            if not pieces.is_whole(row.digest):
+                raise SourceError(name, "does not hold what its name says", "do not trust where it comes from")
 
 
-@dataclass
-class _Hashed:
-    """A file that hashes what is read of it."""
+def _member_name(row: BundledManifest | BundledBlob) -> str:
+    tree = Tree(Path())
+    path = tree.manifest_path(row.stored) if isinstance(row, BundledManifest) else tree.blob_path(row.digest)
+    return path.as_posix()
 
-    file: BinaryIO
-    hasher: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def read(self, size: int = -1) -> bytes:
-        piece = self.file.read(size)
-        self.hasher.update(piece)
-        return piece
+def _of_tree(tree: Tree, row: BundledManifest | BundledBlob) -> Iterator[bytes]:
+    path = tree.manifest_path(row.stored) if isinstance(row, BundledManifest) else tree.blob_path(row.digest)
+    try:
+        with path.open("rb") as content:
+            while piece := content.read(_PIECE):
+                yield piece
+    except OSError as error:
+        raise TreeError(str(path), f"cannot be read ({error.strerror})", "run seawall verify") from None
+
+
+class _Pieces:
+    """Pieces read as a file, and hashed; they are as many bytes as tarfile asks for, or the rest is made up."""
+
+    def __init__(self, pieces: Iterator[bytes], progress: Progress) -> None:
+        self._pieces = pieces
+        self._progress = progress
+        self._hasher = hashlib.sha256()
+        self._left = b""
+        self._is_short = False
+
+    def read(self, size: int) -> bytes:
+        """Return *size* bytes."""
+        taken = bytearray()
+        while len(taken) < size:
+            if not self._left:
+                self._left = next(self._pieces, b"")
+            if not self._left:
+                # The member has to be as long as was said; who reads it will find that its digest is wrong.
+                self._is_short = True
+                return bytes(taken).ljust(size, b"\0")
+            part = self._left[: size - len(taken)]
+            self._left = self._left[len(part) :]
+            self._hasher.update(part)
+            taken += part
+        self._progress.advance(size)
+        return bytes(taken)
+
+    def is_whole(self, digest: Digest) -> bool:
+        """Return whether what was read is all there was, and is what *digest* names."""
+        is_over = not self._left and not next(self._pieces, b"")
+        return is_over and not self._is_short and self._hasher.hexdigest() == digest.hex
 
 
 def _member(name: str, size: int, mtime: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, mtime, 0o444
     return info
+
+
+TakeBlob = Callable[[Digest, int, Iterator[bytes]], bool]
+"""Takes a blob, given its size in bytes and its pieces, and checks it; or returns False and leaves it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,38 +330,86 @@ def check_bundle(file: Path, progress: Progress) -> CheckedBundle:
         SourceError: it is no bundle, or holds what it should not.
     """
     with _opened(file) as tar:
-        bundle = _read_index(tar, file)
-        sizes = {row.digest: row.size for own in bundle.repositories for row in own.blobs}
-        listed = {row.stored: row.size for own in bundle.repositories for row in own.manifests}
-        manifests: dict[StoredManifest, Manifest] = {}
-        blobs: dict[Digest, int] = {}
         progress.expect(file.stat().st_size, str(file))
-        for info in tar:
-            if info.name == _INDEX and info.offset == 0:
-                continue
-            what = _content(info)
-            if what is None or what in manifests or what in blobs:
-                raise SourceError(str(file), f"holds {info.name[:200]!r}, which is no part of a bundle", _DISTRUST)
-            size = listed.get(what) if isinstance(what, StoredManifest) else sizes.get(what)
-            if size != info.size:
-                raise SourceError(
-                    str(file), f"holds {info.name} of {info.size} bytes, not the {size} listed", _DISTRUST
-                )
-            if isinstance(what, StoredManifest):
-                content = b"".join(_pieces(tar, info))
-                manifests[what] = _manifest(content, what, f"{file}: {info.name}")
-            else:
-                hasher = hashlib.sha256()
-                for piece in _pieces(tar, info):
-                    hasher.update(piece)
-                    progress.advance(len(piece))
-                if hasher.hexdigest() != what.hex:
-                    raise SourceError(f"{file}: {info.name}", "holds other bytes", _DISTRUST)
-                blobs[what] = info.size
+        return _checked(tar, str(file), lambda _: None, lambda blob, _, pieces: _hash(blob, pieces, progress))
+
+
+def take_bundle(
+    stream: BinaryIO, where: str, begin: Callable[[Bundle], None], take: TakeBlob, progress: Progress
+) -> CheckedBundle:
+    """Read a bundle from *stream* as it comes, check it, and let each blob be taken; the stream is read to its end.
+
+    Args:
+        stream: need not be a file; a pipe will do.
+        where: names it in errors.
+        begin: called with what the bundle says of itself, before the first content.
+        take: called for each blob; it need not read it, which then is only checked.
+        progress: hears of the bytes of blobs that are only checked.
+
+    Raises:
+        InputError: it cannot be read.
+        SourceError: it is no bundle, or holds what it should not; *take* may have got other blobs before.
+    """
+
+    def checked(digest: Digest, size: int, pieces: Iterator[bytes]) -> None:
+        if not take(digest, size, pieces):
+            _hash(digest, pieces, progress)
+
+    with _reading(where), tarfile.open(fileobj=cast(BinaryIO, _Forward(stream)), mode="r:") as tar:
+        found = _checked(tar, where, begin, checked)
+        # What follows the end of the tar is padding; who writes it should not find the pipe closed.
+        while stream.read(_PIECE):
+            continue
+        return found
+
+
+def _checked(
+    tar: tarfile.TarFile,
+    where: str,
+    begin: Callable[[Bundle], None],
+    take: Callable[[Digest, int, Iterator[bytes]], None],
+) -> CheckedBundle:
+    bundle = _read_index(tar, where)
+    begin(bundle)
+    sizes = {row.digest: row.size for own in bundle.repositories for row in own.blobs}
+    listed = {row.stored: row.size for own in bundle.repositories for row in own.manifests}
+    manifests: dict[StoredManifest, Manifest] = {}
+    blobs: dict[Digest, int] = {}
+    for info in tar:
+        if info.name == _INDEX and info.offset == 0:
+            continue
+        what = _content(info)
+        if what is None or what in manifests or what in blobs:
+            raise SourceError(where, f"holds {info.name[:200]!r}, which is no part of a bundle", _DISTRUST)
+        size = listed.get(what) if isinstance(what, StoredManifest) else sizes.get(what)
+        if size != info.size:
+            raise SourceError(where, f"holds {info.name} of {info.size} bytes, not the {size} listed", _DISTRUST)
+        if isinstance(what, StoredManifest):
+            content = b"".join(_pieces(tar, info))
+            manifests[what] = _manifest(content, what, f"{where}: {info.name}")
+        else:
+            try:
+                take(what, info.size, _pieces(tar, info))
+            except _OtherBytesError:
+                raise SourceError(f"{where}: {info.name}", "holds other bytes", _DISTRUST) from None
+            blobs[what] = info.size
     if len(manifests) + len(blobs) != bundle.contents:
         found = f"holds {len(manifests) + len(blobs)} of {bundle.contents} manifests and blobs"
-        raise SourceError(str(file), found, "have it carried again: it was cut or damaged on the way")
+        raise SourceError(where, found, "have it carried again: it was cut or damaged on the way")
     return CheckedBundle(bundle, manifests, blobs)
+
+
+class _OtherBytesError(Exception):
+    """A blob is not what its name says."""
+
+
+def _hash(digest: Digest, pieces: Iterator[bytes], progress: Progress) -> None:
+    hasher = hashlib.sha256()
+    for piece in pieces:
+        hasher.update(piece)
+        progress.advance(len(piece))
+    if hasher.hexdigest() != digest.hex:
+        raise _OtherBytesError
 
 
 def read_blobs(file: Path, wanted: set[Digest]) -> Iterator[tuple[Digest, int, Iterator[bytes]]]:
@@ -361,12 +457,10 @@ def whole(own: BundledRepository, manifests: dict[Digest, Manifest], where: str)
         raise SourceError(where, f"has indexes in {own.repository} that list each other", _DISTRUST) from None
 
 
-def _read_index(tar: tarfile.TarFile, file: Path) -> Bundle:
+def _read_index(tar: tarfile.TarFile, where: str) -> Bundle:
     info = tar.next()
     if info is None or info.name != _INDEX or not _is_plain(info) or info.size > _INDEX_MAX_BYTES:
-        raise SourceError(
-            str(file), f"is no bundle: {_INDEX} is not what comes first", "give what seawall bundle wrote"
-        )
+        raise SourceError(where, f"is no bundle: {_INDEX} is not what comes first", "give what seawall bundle wrote")
     try:
         bundle = Bundle.model_validate_json(b"".join(_pieces(tar, info)))
         for repository in bundle.base:
@@ -378,12 +472,12 @@ def _read_index(tar: tarfile.TarFile, file: Path) -> Bundle:
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise SourceError(f"{file}: {_INDEX}", what, _DISTRUST) from None
+        raise SourceError(f"{where}: {_INDEX}", what, _DISTRUST) from None
     except InputError as error:
-        raise SourceError(f"{file}: {_INDEX}", error.what, _DISTRUST) from None
+        raise SourceError(f"{where}: {_INDEX}", error.what, _DISTRUST) from None
     names = [own.repository for own in bundle.repositories]
     if len(set(names)) != len(names):
-        raise SourceError(f"{file}: {_INDEX}", "names a repository twice", _DISTRUST)
+        raise SourceError(f"{where}: {_INDEX}", "names a repository twice", _DISTRUST)
     return bundle
 
 
@@ -444,15 +538,48 @@ class _Bounded:
         return self.file.tell()
 
 
+@dataclass
+class _Forward:
+    """A pipe, as tarfile reads a file: it only ever seeks forward, and asks where it is."""
+
+    stream: BinaryIO
+    place: int = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= 4 * _PIECE:
+            raise tarfile.ReadError("a header is too large")
+        taken = bytearray()
+        while len(taken) < size and (piece := self.stream.read(size - len(taken))):
+            taken += piece
+        self.place += len(taken)
+        return bytes(taken)
+
+    def seek(self, place: int) -> int:
+        while self.place < place and self.read(min(place - self.place, _PIECE)):
+            continue
+        if self.place > place:
+            raise tarfile.ReadError("a header leads back")
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+
 @contextmanager
 def _opened(file: Path) -> Iterator[tarfile.TarFile]:
-    try:
+    with _reading(str(file)):
         if not file.is_file():
             raise InputError(str(file), "is not a file", "give what seawall bundle wrote")
         with file.open("rb") as opened, tarfile.open(fileobj=cast(BinaryIO, _Bounded(opened)), mode="r:") as tar:
             yield tar
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    try:
+        yield
     except (tarfile.TarError, ValueError, OverflowError) as error:
         # The last two are what tarfile makes of numbers in headers that are none.
-        raise SourceError(str(file), f"is no whole bundle ({error})", "give what seawall bundle wrote") from None
+        raise SourceError(where, f"is no whole bundle ({error})", "give what seawall bundle wrote") from None
     except OSError as error:
-        raise InputError(str(file), f"cannot be read ({error.strerror})", "give a readable file") from None
+        raise InputError(where, f"cannot be read ({error.strerror})", "give a readable file") from None

@@ -20,6 +20,7 @@ COMMANDS = (
     "lock",
     "ls",
     "prune",
+    "push",
     "releases",
     "rm",
     "rollback",

@@ -1,6 +1,7 @@
 """The images file (``images.yml``): what a person wants a tree to carry."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,13 +9,25 @@ import pydantic
 
 from seawall.document import read_document
 from seawall.errors import InputError
-from seawall.reference import LayoutLocation, Location, RegistryLocation, check_repository, check_tag, parse_location
+from seawall.place import PathPlace
+from seawall.reference import (
+    DockerArchiveLocation,
+    EngineLocation,
+    FileLocation,
+    Location,
+    RegistryLocation,
+    TreeLocation,
+    check_repository,
+    check_tag,
+    parse_location,
+)
 from seawall.subset import check_platform
 from seawall.tag_filter import TagFilter
 
 LOCK_NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 
 _NAMES_SHOWN = 10
+_ADD_NAME = "add name: REPOSITORY"
 
 
 def _tag(text: str) -> str:
@@ -63,9 +76,11 @@ class ImageEntry(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: str
-    """``docker://HOST/REPOSITORY`` or ``oci:DIR`` (relative to the images file)."""
+    """``docker://HOST/REPOSITORY``, ``docker-daemon:NAME``, ``docker-archive:FILE[:NAME]``, ``oci:DIR``,
+    ``oci-archive:FILE``, or a repository of another tree: ``PATH/v2/REPOSITORY``, ``ssh://HOST/PATH/v2/REPOSITORY``,
+    ``https://HOST/v2/REPOSITORY``, ``s3://BUCKET/v2/REPOSITORY`` (paths are relative to the images file)."""
     name: str = ""
-    """The repository in the tree; for ``docker://`` the source's full name if left out."""
+    """The repository in the tree; if left out, the source's full name, or its name in the other tree."""
     tags: tuple[WantedTag, ...] = pydantic.Field(min_length=1)
     """The tags to carry, by name or by filter."""
     platforms: tuple[PlatformName, ...] = pydantic.Field((), min_length=1)
@@ -116,15 +131,22 @@ def default_name(location: Location) -> str:
     Raises:
         InputError: it has no name, or one that a tree cannot hold.
     """
-    if isinstance(location, LayoutLocation):
-        raise InputError("name", "is missing, and an oci: source has no name of its own", "add name: REPOSITORY")
+    if isinstance(location, RegistryLocation):
+        name = f"{location.host}/{location.repository}"
+    elif isinstance(location, TreeLocation):
+        name = location.repository
+    elif isinstance(location, DockerArchiveLocation | EngineLocation) and location.name:
+        name = location.name
+    else:
+        transport = str(location).partition(":")[0]
+        raise InputError("name", f"is missing, and this {transport}: source has no name of its own", _ADD_NAME)
     try:
-        return check_repository(f"{location.host}/{location.repository}", "source")
+        return check_repository(name, "source")
     except InputError:
         raise InputError(
             "name",
-            f"is missing, and {location.host}/{location.repository} cannot be a repository name",
-            "add name: REPOSITORY (without a port or upper-case letters)",
+            f"is missing, and {name} cannot be a repository name",
+            f"{_ADD_NAME} (without a port or upper-case letters)",
         ) from None
 
 
@@ -177,6 +199,13 @@ def read_images(path: Path) -> ImagesFile:
 
 def absolute(location: Location, base: Path) -> Location:
     """Return *location* with a relative path taken from the folder *base*."""
-    if isinstance(location, RegistryLocation):
-        return location
-    return LayoutLocation(base / location.path)
+    if isinstance(location, FileLocation):
+        return replace(location, path=base / location.path)
+    if isinstance(location, TreeLocation) and isinstance(location.place, PathPlace):
+        return replace(location, place=PathPlace(base / location.place.path))
+    return location
+
+
+def is_relative(location: Location) -> bool:
+    """Return whether *location* is another one when taken from another folder."""
+    return location != absolute(location, Path("/"))

@@ -1,19 +1,20 @@
-"""The ``oci:`` source: a directory in the OCI image layout (OCI Image Specification 1.1, image-layout.md)."""
+"""The ``oci:`` and ``oci-archive:`` sources: an OCI image layout (OCI Image Specification 1.1, image-layout.md)."""
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from seawall.digest import Digest
 from seawall.errors import InputError, SourceError
+from seawall.layout_files import Archive, Folder, LayoutFiles
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor
 from seawall.media_type import BY_MEDIA_TYPE
-from seawall.reference import LayoutLocation, is_tag
+from seawall.reference import LayoutArchiveLocation, LayoutLocation, is_tag
 
+_VERSION_NAME = "oci-layout"
+_INDEX_NAME = "index.json"
 _VERSION = "1.0.0"
 _REF_NAME = "org.opencontainers.image.ref.name"
 _PIECE_BYTES = 1024 * 1024
@@ -29,29 +30,39 @@ class _Entry:
 
 
 class LayoutSource:
-    """Images of one OCI image layout; may be used by several threads. It is read anew each time it is asked."""
+    """Images of one OCI image layout; may be used by several threads.
 
-    def __init__(self, location: LayoutLocation) -> None:
+    A folder is read anew each time it is asked, an archive is gone through once.
+
+    Args:
+        location: where it is.
+        spool_folder: where an archive that is gzipped as a whole is unzipped to; see :class:`~seawall.spool.Spool`.
+    """
+
+    def __init__(self, location: LayoutLocation | LayoutArchiveLocation, spool_folder: Path | None = None) -> None:
         self._location = location
-        self._path = location.path
+        self._files: LayoutFiles = (
+            Folder(location.path) if isinstance(location, LayoutLocation) else Archive(location.path, spool_folder)
+        )
 
     @property
     def requests(self) -> int:
-        """0: a directory is not asked over the network."""
+        """0: files are not asked over the network."""
         return 0
 
     def resolve(self, tag: str) -> Descriptor:
         """Return media type, digest and size of the manifest that *tag* names now.
 
         A tag is the annotation ``org.opencontainers.image.ref.name`` of ``index.json``. Some tools write a full
-        name there (``docker.io/library/alpine:3.20``), whose tag counts where no annotation is the tag itself.
+        name there (``docker.io/library/alpine:3.20``), whose tag counts where no annotation is the tag itself. Where
+        *tag* is ``""``, the only manifest that ``index.json`` lists is meant, whatever its name.
 
         Raises:
             SourceError: it is no image layout, or names no such tag, or names two manifests by it.
         """
-        where = f"{self._location}:{tag}"
+        where = f"{self._location}:{tag}" if tag else str(self._location)
         entries = self._entries()
-        found = {entry.descriptor.digest: entry.descriptor for entry in entries if entry.name == tag}
+        found = {entry.descriptor.digest: entry.descriptor for entry in entries if tag in {entry.name, ""}}
         found = found or {entry.descriptor.digest: entry.descriptor for entry in entries if _tag_of(entry.name) == tag}
         if not found:
             names = sorted({entry.name for entry in entries if entry.name})
@@ -59,6 +70,8 @@ class LayoutSource:
             raise SourceError(where, "no such tag", f"write one that it has ({shown or 'it has none'})")
         if len(found) > 1:
             digests = " and ".join(str(digest) for digest in sorted(found)[:2])
+            if not tag:
+                raise SourceError(where, f"holds {len(found)} manifests, {digests}", "write the tag of one of them")
             raise SourceError(where, f"names two manifests, {digests}", "remove one of them from index.json")
         descriptor = next(iter(found.values()))
         if descriptor.media_type not in BY_MEDIA_TYPE:
@@ -81,10 +94,10 @@ class LayoutSource:
             SourceError: there is no such manifest, it is larger than 4 MiB, or the file holds other bytes.
         """
         types = {entry.descriptor.digest: entry.descriptor.media_type for entry in self._entries()}
-        path = self._blob_path(digest)
-        content = _read(path, MANIFEST_MAX_BYTES)
+        name = _blob_name(digest)
+        content = self._read(name, MANIFEST_MAX_BYTES)
         if Digest.of(content) != digest:
-            raise SourceError(str(path), f"holds other bytes than {digest}", _REMAKE)
+            raise SourceError(self._files.where_is(name), f"holds other bytes than {digest}", _REMAKE)
         return content, types.get(digest, "")
 
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
@@ -94,38 +107,59 @@ class LayoutSource:
             SourceError: there is no such blob, or it has another size.
         """
         self._check_version()
-        path = self._blob_path(blob.digest)
-        with _opened(path) as (file, size):
+        name = _blob_name(blob.digest)
+        with self._files.opened(name) as (file, size):
             if size != blob.size:
-                raise _other_size(path, size, blob.size)
+                raise _other_size(self._files.where_is(name), size, blob.size)
             file.seek(start)
             left = blob.size - start
             while left:
                 piece = file.read(min(left, _PIECE_BYTES))
                 if not piece:
-                    raise _other_size(path, blob.size - left, blob.size)
+                    raise _other_size(self._files.where_is(name), blob.size - left, blob.size)
                 left -= len(piece)
                 yield piece
 
-    def _blob_path(self, digest: Digest) -> Path:
-        return self._path / "blobs" / "sha256" / digest.hex
-
     def _check_version(self) -> None:
-        path = self._path / "oci-layout"
-        if not path.exists():
-            raise SourceError(str(self._path), "is no OCI image layout (it has no oci-layout file)", "correct the path")
-        version = _document(path, MANIFEST_MAX_BYTES).get("imageLayoutVersion")
+        if not self._files.has(_VERSION_NAME):
+            raise SourceError(
+                self._files.where, f"is no OCI image layout (it has no {_VERSION_NAME} file)", "correct the path"
+            )
+        version = self._document(_VERSION_NAME, MANIFEST_MAX_BYTES).get("imageLayoutVersion")
         if version != _VERSION:
-            raise SourceError(str(path), f"imageLayoutVersion is {str(version)[:100]!r}, not {_VERSION!r}", _REMAKE)
+            where = self._files.where_is(_VERSION_NAME)
+            raise SourceError(where, f"imageLayoutVersion is {str(version)[:100]!r}, not {_VERSION!r}", _REMAKE)
 
     def _entries(self) -> tuple[_Entry, ...]:
         """Return what ``index.json`` lists."""
         self._check_version()
-        path = self._path / "index.json"
-        rows = _document(path, _INDEX_MAX_BYTES).get("manifests") or []
+        where = self._files.where_is(_INDEX_NAME)
+        rows = self._document(_INDEX_NAME, _INDEX_MAX_BYTES).get("manifests") or []
         if not isinstance(rows, list):
-            raise SourceError(str(path), "manifests is not a list", _REMAKE)
-        return tuple(_entry(row, f"{path}: manifests[{number}]") for number, row in enumerate(rows))
+            raise SourceError(where, "manifests is not a list", _REMAKE)
+        return tuple(_entry(row, f"{where}: manifests[{number}]") for number, row in enumerate(rows))
+
+    def _document(self, name: str, limit: int) -> dict[str, Any]:
+        where = self._files.where_is(name)
+        try:
+            document = json.loads(self._read(name, limit))
+        except (ValueError, RecursionError):
+            raise SourceError(where, "is not JSON", _REMAKE) from None
+        if not isinstance(document, dict):
+            raise SourceError(where, "is not a JSON object", _REMAKE)
+        return document
+
+    def _read(self, name: str, limit: int) -> bytes:
+        with self._files.opened(name) as (file, _):
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            where = self._files.where_is(name)
+            raise SourceError(where, f"is larger than {limit} bytes", "check that the layout holds container images")
+        return content
+
+
+def _blob_name(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
 
 
 def _entry(row: Any, where: str) -> _Entry:
@@ -150,37 +184,5 @@ def _tag_of(name: str) -> str | None:
     return tag if before and "/" not in tag and "@" not in before else None
 
 
-def _document(path: Path, limit: int) -> dict[str, Any]:
-    try:
-        document = json.loads(_read(path, limit))
-    except (ValueError, RecursionError):
-        raise SourceError(str(path), "is not JSON", _REMAKE) from None
-    if not isinstance(document, dict):
-        raise SourceError(str(path), "is not a JSON object", _REMAKE)
-    return document
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with _opened(path) as (file, _):
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise SourceError(str(path), f"is larger than {limit} bytes", "check that the layout holds container images")
-    return content
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file; give it with its size in bytes."""
-    try:
-        # Asked by name first: merely opening a pipe would wait for a writer.
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "is missing"
-            raise SourceError(str(path), what, _REMAKE)
-        with path.open("rb") as file:
-            yield file, os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise SourceError(str(path), f"cannot be read ({error.strerror})", "correct its permissions") from None
-
-
-def _other_size(path: Path, found: int, wanted: int) -> SourceError:
-    return SourceError(str(path), f"has {found} bytes, not the {wanted} of its descriptor", _REMAKE)
+def _other_size(where: str, found: int, wanted: int) -> SourceError:
+    return SourceError(where, f"has {found} bytes, not the {wanted} of its descriptor", _REMAKE)

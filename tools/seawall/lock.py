@@ -13,7 +13,7 @@ from seawall.document import parse_document, read_document
 from seawall.errors import InputError
 from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag
 from seawall.media_type import BY_MEDIA_TYPE
-from seawall.reference import Location, Reference, check_repository, parse_location
+from seawall.reference import Location, MadeLocation, Reference, check_repository, parse_location
 from seawall.replacement import replacing
 from seawall.tag_filter import TagFilter, select
 
@@ -93,6 +93,11 @@ class LockedImage(pydantic.BaseModel):
     def location(self) -> Location:
         """Where the images come from."""
         return parse_location(self.source, "source")
+
+    @property
+    def is_made(self) -> bool:
+        """True where manifests are made of what the source has, and known after it was asked by tag."""
+        return isinstance(self.location, MadeLocation)
 
 
 class Lock(pydantic.BaseModel):

@@ -1,7 +1,7 @@
 """Repositories, tags and references, and where images come from.
 
 The grammar is that of the OCI Distribution Specification 1.1 ("Pulling manifests"); sources are
-spelled as in containers-transports(5).
+spelled as in containers-transports(5), those in another tree by their address there.
 """
 
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seawall.digest import Digest
 from seawall.errors import InputError
+from seawall.place import Place, is_place, parse_place, shown, split_address
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -22,6 +23,9 @@ _RESERVED = frozenset({"blobs", "manifests", "referrers", "tags"})
 _REPOSITORY_MAX = 255
 
 DOCKER_HUB = "docker.io"
+
+_ARCHIVES = frozenset({"docker-archive", "oci-archive"})
+_IMAGE_ID = re.compile(r"docker-daemon:sha256:[0-9a-f]{64}")
 
 
 def check_repository(text: str, where: str) -> str:
@@ -122,7 +126,62 @@ class LayoutLocation:
         return f"oci:{self.path}"
 
 
-Location = RegistryLocation | LayoutLocation
+@dataclass(frozen=True, slots=True, order=True)
+class LayoutArchiveLocation:
+    """``oci-archive:FILE``: a tar archive of a directory in the OCI image layout."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"oci-archive:{self.path}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DockerArchiveLocation:
+    """``docker-archive:FILE[:NAME]``: the images NAME of what ``docker save`` wrote, or all of them."""
+
+    path: Path
+    name: str = ""
+    """In full: ``docker.io/library/alpine``."""
+
+    def __str__(self) -> str:
+        return f"docker-archive:{self.path}:{self.name}" if self.name else f"docker-archive:{self.path}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EngineLocation:
+    """``docker-daemon:NAME``: the images NAME of the local Docker engine."""
+
+    name: str
+    """In full: ``docker.io/library/alpine``; or the ID of an image: ``sha256:<hex>``."""
+
+    @property
+    def is_id(self) -> bool:
+        """True where one image is named by its ID, and so has no tag."""
+        return self.name.startswith("sha256:")
+
+    def __str__(self) -> str:
+        return f"docker-daemon:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLocation:
+    """``PLACE/v2/REPOSITORY``: a repository of another tree."""
+
+    place: Place
+    repository: str
+
+    def __str__(self) -> str:
+        return f"{self.place}/v2/{self.repository}"
+
+
+Location = (
+    RegistryLocation | LayoutLocation | LayoutArchiveLocation | DockerArchiveLocation | EngineLocation | TreeLocation
+)
+FileLocation = LayoutLocation | LayoutArchiveLocation | DockerArchiveLocation
+"""Locations whose path may be relative."""
+MadeLocation = DockerArchiveLocation | EngineLocation
+"""Locations that have no manifests: they are made of what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +193,33 @@ class ImageSource:
     digest: Digest | None = None
 
     def __str__(self) -> str:
-        return f"{self.location}@{self.digest}" if self.digest else f"{self.location}:{self.tag}"
+        if self.digest:
+            return f"{self.location}@{self.digest}"
+        return f"{self.location}:{self.tag}" if self.tag else str(self.location)
 
 
 def parse_image_source(text: str) -> ImageSource:
-    """Return the image that ``docker://HOST/REPO[:TAG][@DIGEST]`` or ``oci:DIR:TAG`` spells.
+    """Return the image that a text spells.
 
-    As in containers-transports(5), a registry's image without tag and digest is the one with the tag ``latest``. A
-    digest counts more than a tag beside it.
+    ``docker://HOST/REPO[:TAG][@DIGEST]``, ``docker-daemon:NAME[:TAG]``, ``docker-archive:FILE[:NAME:TAG]``,
+    ``oci:DIR:TAG`` or ``oci-archive:FILE[:TAG]``, all as in containers-transports(5): a registry's or an engine's image
+    without tag and digest is the one with the tag ``latest``, and an archive's without a name is the only one in it.
+    An address in a tree, ``PLACE/v2/REPO[:TAG][@DIGEST]``, is read as a registry's. A digest counts more than a tag
+    beside it.
 
     Raises:
         InputError: it is malformed, or names no image.
     """
-    name, at, digest = text.partition("@") if text.startswith("docker:") else (text, "", "")
+    if is_place(text):
+        return _parse_tree_image(text)
+    transport = text.partition(":")[0]
+    if transport in _ARCHIVES:
+        return _parse_archived(text)
+    if transport == "docker-daemon" and _IMAGE_ID.fullmatch(text):
+        return ImageSource(parse_location(text, text), None)
+    name, at, digest = text.partition("@") if transport == "docker" else (text, "", "")
     before, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag or before in {"docker", "oci"}:
+    if not colon or "/" in tag or before in {"docker", "docker-daemon", "oci"}:
         before, tag = name, ""
     location = parse_location(before, text)
     if isinstance(location, LayoutLocation) and not tag:
@@ -157,6 +228,38 @@ def parse_image_source(text: str) -> ImageSource:
         check_tag(tag, text)
     if at:
         return ImageSource(location, tag or None, Digest.parse(digest, text))
+    return ImageSource(location, tag or "latest")
+
+
+def _parse_archived(text: str) -> ImageSource:
+    transport, _, rest = text.partition(":")
+    file, colon, name = rest.partition(":")
+    if colon and not name:
+        raise InputError(text, "ends in a colon", "leave it out, or name an image behind it")
+    if transport == "oci-archive":
+        tag = check_tag(name, text) if name else None
+        return ImageSource(parse_location(f"{transport}:{file}", text), tag)
+    name, tag = split_tag(name)
+    location = parse_location(f"{transport}:{file}{colon}{name}", text)
+    return ImageSource(location, check_tag(tag or "latest", text) if name else None)
+
+
+def split_tag(text: str) -> tuple[str, str]:
+    """Return the name and the tag, or ``""``, of an image as an engine shows it: ``host:5000/app:1.0``."""
+    name, colon, tag = text.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (text, "")
+
+
+def _parse_tree_image(text: str) -> ImageSource:
+    where = shown(text)
+    place, rest = split_address(text, where)
+    name, at, digest = rest.partition("@")
+    repository, colon, tag = name.partition(":")
+    location = parse_location(f"{place.rstrip('/')}/v2/{repository}", where)
+    if colon:
+        check_tag(tag, where)
+    if at:
+        return ImageSource(location, tag or None, Digest.parse(digest, where))
     return ImageSource(location, tag or "latest")
 
 
@@ -192,13 +295,50 @@ def parse_location(text: str, where: str) -> Location:
     Raises:
         InputError: the transport is not known, or what follows it is malformed.
     """
+    if is_place(text):
+        return _parse_tree(text, where)
     transport, colon, rest = text.partition(":")
     if transport == "docker" and rest.startswith("//"):
         return _parse_registry(rest[2:], text, where)
     if transport == "oci" and rest:
         return LayoutLocation(Path(rest))
+    if transport == "docker-daemon" and rest:
+        return EngineLocation(rest if _IMAGE_ID.fullmatch(text) else full_name(rest, where))
+    if transport in _ARCHIVES and rest and not rest.startswith(":"):
+        return _parse_archive(transport, rest, where)
     what = f"{text!r} names no image source" if colon else f"{text!r} has no transport"
-    raise InputError(where, what, "write docker://HOST/REPOSITORY or oci:DIR")
+    raise InputError(
+        where,
+        what,
+        "write docker://HOST/REPOSITORY, docker-daemon:NAME, docker-archive:FILE[:NAME], oci:DIR, oci-archive:FILE or "
+        "an address in a tree, PLACE/v2/REPOSITORY",
+    )
+
+
+def _parse_archive(transport: str, rest: str, where: str) -> Location:
+    file, colon, name = rest.partition(":")
+    if transport == "docker-archive":
+        return DockerArchiveLocation(Path(file), full_name(name, where) if colon else "")
+    if colon:
+        raise InputError(where, f"{rest!r} has a tag", "list the tags under 'tags'")
+    return LayoutArchiveLocation(Path(file))
+
+
+def full_name(name: str, where: str) -> str:
+    """Return the name in full, with host and namespace, of what an engine calls *name*: it says ``alpine``.
+
+    Raises:
+        InputError: it is no name, or has a tag or a digest.
+    """
+    location = _parse_registry(name, name, where)
+    return f"{location.host}/{location.repository}"
+
+
+def _parse_tree(text: str, where: str) -> TreeLocation:
+    place, repository = split_address(text, where)
+    if "@" in repository or ":" in repository:
+        raise InputError(where, f"{shown(text)!r} has a tag or digest", "list the tags under 'tags'")
+    return TreeLocation(parse_place(place, where), check_repository(repository, where))
 
 
 def _parse_registry(name: str, text: str, where: str) -> RegistryLocation:

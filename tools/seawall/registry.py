@@ -1,13 +1,11 @@
 """The ``docker://`` source: a repository of a registry (OCI Distribution Specification 1.1, "Pull")."""
 
 import http.client
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from requests import Response
 
@@ -15,19 +13,18 @@ from seawall.authorization import Authorization
 from seawall.challenge import parse_challenges
 from seawall.credentials import CredentialsLookup, anonymous
 from seawall.digest import Digest
-from seawall.errors import InputError, NotFoundError, SeawallError, SourceError, TransientError
+from seawall.errors import InputError, NotFoundError, SeawallError, SourceError
+from seawall.http_range import Exchange, pieces_from
 from seawall.http_session import HttpRequest, HttpSession, printable, same_origin
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
 from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
-from seawall.reference import DOCKER_HUB, RegistryLocation, is_tag
+from seawall.reference import DOCKER_HUB, RegistryLocation
+from seawall.tag_pages import TAG_PAGE_BYTES, all_tags
 
 _HUB_API = "registry-1.docker.io"
 _HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io"})
 _TAGS_ASKED = 1000
 """Tags that a page is asked to have; registries give fewer as they like."""
-_TAG_PAGES_MAX = 2000
-_TAG_PAGE_BYTES = 4 * 1024 * 1024
-_TAGS_MAX = 200_000
 
 
 class RegistrySource:
@@ -99,20 +96,14 @@ class RegistrySource:
             CredentialsError: the registry refuses access.
         """
         where = f"{self._location} tags"
-        request = self._request("GET", f"tags/list?n={_TAGS_ASKED}", where)
-        found: dict[str, None] = {}
-        seen: set[str] = set()
-        while request.url not in seen and len(seen) < _TAG_PAGES_MAX and len(found) <= _TAGS_MAX:
-            seen.add(request.url)
-            answer = self._answer(request, _TAG_PAGE_BYTES)
+
+        def page(request: HttpRequest) -> tuple[Response, bytes]:
+            answer = self._answer(request, TAG_PAGE_BYTES)
             if answer.status != http.client.OK:
                 raise self._refusal(answer, where, "no such repository", "correct the source, or push an image there")
-            found |= dict.fromkeys(_tags_of(answer.content, where))
-            following = _next_page(answer.response, request, where)
-            if following is None:
-                return tuple(found)
-            request = replace(request, url=following)
-        raise SourceError(where, f"the list has no end ({len(seen)} pages were read)", "name the tags instead")
+            return answer.response, answer.content
+
+        return all_tags(self._request("GET", f"tags/list?n={_TAGS_ASKED}", where), page)
 
     def manifest(self, digest: Digest) -> tuple[bytes, str]:
         """Return the bytes of the manifest *digest*, which match it, and the media type it came with, or ``""``.
@@ -147,41 +138,12 @@ class RegistrySource:
             return
         where = f"{self._location}@{blob.digest}"
         request = self._request("GET", f"blobs/{blob.digest}", where)
-        response, first = self._open_blob(request, blob, start)
-        with closing(response):
-            if response.status_code not in {http.client.OK, http.client.PARTIAL_CONTENT}:
-                answer = _Answer(response, b"", self._http.said(request, response))
-                raise self._refusal(answer, where, "no such blob", "push the image there again")
-            length = response.headers.get("Content-Length")
-            if length is not None and length.strip() != str(blob.size - first):
-                what = f"announced with {printable(length)} bytes, not the {blob.size - first} of its descriptor"
-                raise SourceError(where, what, "check the source, or push the image there again")
-            received = first
-            for piece in self._http.pieces(request, response, blob.size - first):
-                before, received = received, received + len(piece)
-                if received > blob.size:
-                    raise SourceError(where, f"came with more than its {blob.size} bytes", "do not trust this source")
-                if received > start:
-                    yield piece[max(start - before, 0) :]
-            if received < blob.size:
-                raise TransientError(where, f"ended after {received} of {blob.size} bytes", "try again later")
 
-    def _open_blob(self, request: HttpRequest, blob: Descriptor, start: int) -> tuple[Response, int]:
-        """Return an answer to *request* whose body is yet to be read, and the byte of *blob* that it starts at."""
-        if start:
-            ranged = replace(request, headers={**request.headers, "Range": f"bytes={start}-"})
-            response = self._http.persist(lambda: self._exchange(ranged))
-            status, said = response.status_code, response.headers.get("Content-Range", "")
-            if status == http.client.PARTIAL_CONTENT and _is_rest(said, start, blob.size):
-                return response, start
-            if status not in {http.client.PARTIAL_CONTENT, http.client.REQUESTED_RANGE_NOT_SATISFIABLE}:
-                return response, 0
-            response.close()
-        response = self._http.persist(lambda: self._exchange(request))
-        if response.status_code == http.client.PARTIAL_CONTENT:
+        def refusal(response: Response) -> SeawallError:
             answer = _Answer(response, b"", self._http.said(request, response))
-            raise self._refusal(answer, request.where, "no such blob", "push the image there again")
-        return response, 0
+            return self._refusal(answer, where, "no such blob", "push the image there again")
+
+        yield from pieces_from(request, blob.size, start, Exchange(self._http, self._exchange, refusal))
 
     def _count(self) -> None:
         with self._lock:
@@ -258,12 +220,6 @@ def _described(response: Response) -> Descriptor | None:
     return Descriptor(media_type, digest, int(length))
 
 
-def _is_rest(content_range: str, start: int, size: int) -> bool:
-    """Return whether a ``Content-Range`` header is that of all from byte *start* to the end of *size* bytes."""
-    unit, _, where = content_range.strip().partition(" ")
-    return unit.lower() == "bytes" and where.strip() in {f"{start}-{size - 1}/{size}", f"{start}-{size - 1}/*"}
-
-
 def _digest_of(response: Response) -> Digest | None:
     try:
         return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
@@ -273,34 +229,6 @@ def _digest_of(response: Response) -> Digest | None:
 
 def _media_type_of(response: Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip()
-
-
-def _tags_of(page: bytes, where: str) -> list[str]:
-    if len(page) > _TAG_PAGE_BYTES:
-        raise SourceError(where, f"a page is larger than {_TAG_PAGE_BYTES} bytes", "name the tags instead")
-    try:
-        # Some registries say null for an empty list.
-        names = json.loads(page)["tags"] or []
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            return [name for name in names if is_tag(name)]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        pass
-    raise SourceError(where, "is not a list of tags", "check that it is a registry")
-
-
-def _next_page(response: Response, request: HttpRequest, where: str) -> str | None:
-    """Return the URL of the page that follows, None where this one is the last (RFC 8288, relation ``next``)."""
-    link = response.links.get("next", {}).get("url")
-    if not link:
-        return None
-    try:
-        following = urljoin(response.url, link)
-        at_home = same_origin(following, request.url)
-    except ValueError:
-        at_home = False
-    if not at_home:
-        raise SourceError(where, "the next page is said to be on another server", "tell who runs it")
-    return following
 
 
 def _too_large(where: str) -> SourceError:

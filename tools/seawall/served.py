@@ -1,12 +1,13 @@
 """What a tree or a server has behind tags now: references and digests, to compare with a lock."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from seawall.digest import Digest
 from seawall.errors import InputError, NotFoundError
-from seawall.reference import Reference, RegistryLocation
+from seawall.place import Place
+from seawall.reference import Location, Reference, RegistryLocation, TreeLocation
 from seawall.server_url import check_url
 from seawall.sources import OpenSource
 from seawall.tree import Tree
@@ -44,8 +45,36 @@ def tags_of_server(
     parts = urlsplit(check_url(url))
     if parts.path:
         raise InputError(url, "has a path, and /v2/ is asked at a server's root", "write http://HOST[:PORT]")
+    return _ask(named, lambda repository: RegistryLocation(parts.netloc, repository), open_source, jobs, parts.scheme)
+
+
+def tags_of_place(
+    place: Place, named: Collection[Reference], open_source: OpenSource, jobs: int
+) -> dict[Reference, Digest]:
+    """Return what the tags *named* point at in the tree at *place*, each read; a missing one is not in it.
+
+    Args:
+        place: where the tree lies.
+        named: the tags.
+        open_source: opens the tree's repositories.
+        jobs: tags that are asked for at a time.
+
+    Raises:
+        SourceError: the place does not answer, or not truthfully.
+        CredentialsError: it refuses access.
+    """
+    return _ask(named, lambda repository: TreeLocation(place, repository), open_source, jobs)
+
+
+def _ask(
+    named: Collection[Reference],
+    location_of: Callable[[str], Location],
+    open_source: OpenSource,
+    jobs: int,
+    scheme: str = "",
+) -> dict[Reference, Digest]:
     sources = {
-        repository: open_source(RegistryLocation(parts.netloc, repository), parts.scheme == "http")
+        repository: open_source(location_of(repository), scheme == "http")
         for repository in sorted({reference.repository for reference in named})
     }
 

@@ -6,14 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from seawall.compression import DEFAULT_COMPRESSION
 from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
+from seawall.docker_archive import Packing
 from seawall.images import absolute
 from seawall.layout import LayoutSource
+from seawall.made_images import DockerArchiveSource, EngineSource
+from seawall.place import HttpPlace, PathPlace, Place, S3Place
 from seawall.quota import Quota
-from seawall.reference import LayoutLocation, Location
+from seawall.reference import (
+    DockerArchiveLocation,
+    EngineLocation,
+    LayoutArchiveLocation,
+    LayoutLocation,
+    Location,
+    TreeLocation,
+)
 from seawall.source import Source
+from seawall.spool import Spool
+from seawall.tree_files import TreeFiles
 
 if TYPE_CHECKING:
+    from seawall.engine import Engine
     from seawall.http_session import HttpSession
 
 
@@ -66,15 +80,26 @@ class Sources:
         return sum(source.requests for source in self._sources.values())
 
 
-def opener(credentials: CredentialsLookup | None = None, quotas: dict[str, Quota] | None = None) -> OpenSource:
+def opener(
+    credentials: CredentialsLookup | None = None,
+    quotas: dict[str, Quota] | None = None,
+    spool_folder: Path | None = None,
+) -> OpenSource:
     """Return what opens sources; they share their connections.
 
     Args:
         credentials: looks credentials up; those that Docker keeps if left out.
         quotas: what hosts say of their quotas of requests is put into it, by host.
+        spool_folder: where temporary files for what has to be compressed are made; see :class:`~seawall.spool.Spool`.
     """
     # Read once, when a registry first wants credentials: a file that is not needed can do no harm.
     config = functools.cache(DockerConfig.load)
+
+    @functools.cache
+    def engine() -> "Engine":
+        from seawall.engine import Engine  # noqa: PLC0415 - as for the HTTP libraries
+
+        return Engine()
 
     @functools.cache
     def session() -> "HttpSession":
@@ -85,12 +110,44 @@ def opener(credentials: CredentialsLookup | None = None, quotas: dict[str, Quota
     def lookup(host: str) -> Credentials | None:
         return config().lookup(host)
 
+    trees: dict[Place, TreeFiles] = {}
+
     def open_source(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
-        if isinstance(location, LayoutLocation):
-            return LayoutSource(location)
+        if isinstance(location, LayoutLocation | LayoutArchiveLocation):
+            return LayoutSource(location, spool_folder)
+        if isinstance(location, EngineLocation):
+            return EngineSource(location, engine(), Packing(Spool(spool_folder), DEFAULT_COMPRESSION))
+        if isinstance(location, DockerArchiveLocation):
+            return DockerArchiveSource(location, Packing(Spool(spool_folder), DEFAULT_COMPRESSION))
+        if isinstance(location, TreeLocation):
+            from seawall.tree_source import TreeSource  # noqa: PLC0415
+
+            is_new = location.place not in trees
+            if is_new:
+                trees[location.place] = _tree_files(location.place, credentials or lookup, session)
+            return TreeSource(location, trees[location.place], counts=is_new)
         # A run that asks no registry, as most do, does not wait until the HTTP libraries are read.
         from seawall.registry import RegistrySource  # noqa: PLC0415
 
         return RegistrySource(location, plain_http=plain_http, credentials=credentials or lookup, http=session())
 
     return open_source
+
+
+def _tree_files(place: Place, credentials: CredentialsLookup, session: "Callable[[], HttpSession]") -> TreeFiles:
+    """Return what reads the tree at *place*; each kind's libraries are read where it is the one."""
+    if isinstance(place, PathPlace):
+        from seawall.path_files import PathFiles  # noqa: PLC0415
+
+        return PathFiles(place)
+    if isinstance(place, HttpPlace):
+        from seawall.http_files import HttpFiles  # noqa: PLC0415
+
+        return HttpFiles(place, credentials=credentials, http_session=session())
+    if isinstance(place, S3Place):
+        from seawall.s3_files import S3Files  # noqa: PLC0415
+
+        return S3Files(place)
+    from seawall.ssh_files import SshFiles  # noqa: PLC0415
+
+    return SshFiles(place)

@@ -1,5 +1,6 @@
 """Sync: make a tree serve what a lock says. Reads first, then plans, then writes."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,7 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from seawall.digest import Digest
-from seawall.errors import InputError, SourceError, TransientError
+from seawall.errors import InputError, NotFoundError, SourceError, TransientError
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest, parse_manifest
 from seawall.plan import BlobFetch, Plan, TreeState, make_plan
@@ -27,7 +28,7 @@ _PAUSE = 1.0
 """Seconds to wait at most before the first new try; later ones wait longer."""
 _WORTH_ANOTHER_TRY = 16 * 1024 * 1024
 """Bytes that a try has to bring in order not to count; it bounds how long a source can keep us."""
-_INDEX_DEPTH = 4
+INDEX_DEPTH = 4
 """How deep an index may list indexes; the deepest seen in the field is 2."""
 
 
@@ -161,13 +162,28 @@ def _copy(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progre
 
     try:
         start = writer.partial_size(fetch.blob)
-        writer.add_blob(fetch.blob, _until(stop, source.blob(fetch.blob, start)), advance, start)
+        writer.add_blob(fetch.blob, until(stop, _pieces(fetch, source, start)), advance, start)
     except BaseException:
         progress.advance(-done)
         raise
 
 
-def _until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _pieces(fetch: BlobFetch, source: Source, start: int) -> Iterator[bytes]:
+    """Return the blob from *start* on; the source is asked by tag first if that is how it comes to know it."""
+    try:
+        return source.blob(fetch.blob, start)
+    except NotFoundError:
+        if not fetch.image.is_made:
+            raise
+        for tag in sorted(fetch.image.tags):
+            with contextlib.suppress(NotFoundError):
+                source.resolve(tag)
+                return source.blob(fetch.blob, start)
+        raise
+
+
+def until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield *pieces*, and raise TransientError once *stop* is set."""
     for piece in pieces:
         if stop.is_set():
             raise TransientError("fetch", "was stopped", "run again")
@@ -210,7 +226,7 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
     }
     origins = {pin.digest: pin.source_digest for pin in lock.pins.values() if pin.source_digest}
     with ThreadPoolExecutor(jobs, thread_name_prefix="manifest") as pool:
-        for _ in range(_INDEX_DEPTH):
+        for _ in range(INDEX_DEPTH):
             read = pool.map(
                 lambda item: _manifest(item[1], item[0], origins.get(item[1].digest), tree, sources), wanted.values()
             )
@@ -223,7 +239,7 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
                 return found
     image, child = next(iter(wanted.values()))
     raise SourceError(
-        f"{image.source}@{child.digest}", f"is an index more than {_INDEX_DEPTH} deep", "pin what it lists instead"
+        f"{image.source}@{child.digest}", f"is an index more than {INDEX_DEPTH} deep", "pin what it lists instead"
     )
 
 
@@ -234,7 +250,7 @@ def _manifest(wanted: Descriptor, image: LockedImage, origin: Digest | None, tre
     if stored is not None:
         manifest = tree.read_manifest(stored)
     else:
-        content, media_type = sources.of(image).manifest(origin or wanted.digest)
+        content, media_type = _sent(image, origin or wanted.digest, sources.of(image))
         manifest = parse_manifest(content, where, media_type or wanted.media_type)
     if stored is None and origin is not None:
         manifest = _subset(manifest, wanted, image, origin)
@@ -245,6 +261,24 @@ def _manifest(wanted: Descriptor, image: LockedImage, origin: Digest | None, tre
             where, f"has {len(manifest.content)} bytes, but is said to have {wanted.size}", "run seawall lock again"
         )
     return manifest
+
+
+def _sent(image: LockedImage, digest: Digest, source: Source) -> tuple[bytes, str]:
+    """Return what *source* sends as the manifest *digest*; it is asked by tag first if that is what it knows it by."""
+    try:
+        return source.manifest(digest)
+    except NotFoundError:
+        if not image.is_made:
+            raise
+    for tag in sorted(tag for tag, pin in image.tags.items() if digest in {pin.digest, pin.source_digest}):
+        found = source.resolve(tag)
+        if found.digest != digest:
+            raise SourceError(
+                f"{image.source}:{tag}",
+                f"is {found.digest} now, and the lock says {digest}",
+                "run seawall lock --upgrade, or bring back what it was",
+            )
+    return source.manifest(digest)
 
 
 def _subset(index: Manifest, wanted: Descriptor, image: LockedImage, origin: Digest) -> Manifest:

@@ -1,11 +1,14 @@
 """Unbundling: bring into a tree what a bundle holds, in the order of publishing."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
-from seawall.bundle import BundledRepository, CheckedBundle, read_blobs, whole
+from seawall.bundle import Bundle, BundledRepository, CheckedBundle, read_blobs, take_bundle, whole
 from seawall.digest import Digest
 from seawall.errors import InputError
+from seawall.immutable import check_moves
 from seawall.lock import Lock
 from seawall.manifest import Descriptor, Manifest
 from seawall.plan import Links, Plan
@@ -35,7 +38,7 @@ def plan_unbundle(checked: CheckedBundle, tree: Tree, file: str) -> Unbundling:
     """Return what brings *tree* to where the bundle leads; *file* names it in errors.
 
     Raises:
-        InputError: the tree has not what the bundle is based on.
+        InputError: the tree has not what the bundle is based on, or a tag is immutable there.
         SourceError: the bundle is not whole.
         TreeError: the tree is damaged there.
     """
@@ -53,6 +56,8 @@ def plan_unbundle(checked: CheckedBundle, tree: Tree, file: str) -> Unbundling:
             links.append(Links(own.repository, blobs, missing))
         targets |= stored
         moves += _moves(own, tree, file, checked.bundle.since)
+    if moves:
+        check_moves(moves, tree.applied_locks().values())
     manifests: dict[Digest, Manifest] = {
         stored.digest: manifest
         for stored, manifest in checked.manifests.items()
@@ -88,6 +93,50 @@ def unbundle(unbundling: Unbundling, file: Path, writer: TreeWriter, progress: P
         for digest, length, pieces in read_blobs(file, set(unbundling.blobs)):
             writer.add_blob(Descriptor("", digest, length), pieces, progress.advance)
     return publish(unbundling.plan, writer, progress)
+
+
+def take_stream(stream: BinaryIO, where: str, writer: TreeWriter, progress: Progress) -> tuple[Unbundling, int | None]:
+    """Bring into the tree what a bundle holds that comes as a stream; return what that was, and the release's number.
+
+    A blob is checked while it is written to its place under ``content/``, and nothing serves it until all of the
+    bundle was checked. So nothing is written twice, and after a cut the next run need not be sent what arrived.
+
+    Raises:
+        InputError: the tree has not what the bundle is based on, or a tag may not move.
+        SourceError: it is no whole bundle.
+        TreeError: the disk refuses.
+    """
+    tree = writer.tree
+    taken: dict[Digest, int] = {}
+
+    def begin(bundle: Bundle) -> None:
+        rows = {row.digest: row.size for own in bundle.repositories for row in own.blobs}
+        lacking = sum(size for digest, size in rows.items() if tree.blob_size(digest) != size)
+        writer.require_space(lacking)
+        progress.expect(lacking, where)
+
+    def take(digest: Digest, size: int, pieces: Iterator[bytes]) -> bool:
+        if tree.blob_size(digest) == size:
+            return False
+        writer.add_blob(Descriptor("", digest, size), pieces, progress.advance)
+        taken[digest] = size
+        return True
+
+    checked = take_bundle(stream, where, begin, take, progress)
+    unbundling = replace(plan_unbundle(checked, tree, where), blobs=taken)
+    release = None if unbundling.plan.is_empty else publish(unbundling.plan, writer, progress)
+    return unbundling, release
+
+
+def check_stream(stream: BinaryIO, where: str, tree: Tree, progress: Progress) -> Unbundling:
+    """Return what :func:`take_stream` would change in *tree*; nothing is written.
+
+    Raises:
+        InputError: the tree has not what the bundle is based on, or a tag may not move.
+        SourceError: it is no whole bundle.
+        TreeError: the tree is damaged there.
+    """
+    return plan_unbundle(take_bundle(stream, where, lambda _: None, lambda *_: False, progress), tree, where)
 
 
 def _require_base(checked: CheckedBundle, tree: Tree, file: str) -> None:

@@ -12,6 +12,7 @@ from seawall.commands.output import (
 )
 from seawall.reference import parse_image_source
 from seawall.sources import Sources, opener
+from seawall.tree import INCOMING
 
 
 @click.command("add")
@@ -25,11 +26,13 @@ from seawall.sources import Sources, opener
 def command(tree_root: Path, source: str, name: str, plain_http: bool, dry_run: bool, as_json: bool, jobs: int) -> None:
     """Add one image to TREE by hand; no sync of a lock withdraws it.
 
-    SOURCE is docker://HOST/REPO:TAG, docker://HOST/REPO@sha256:... or oci:DIR:TAG. Without REPO[:TAG] the image has
-    its source's full name and tag.
+    SOURCE is docker://HOST/REPO:TAG, docker://HOST/REPO@sha256:..., docker-daemon:NAME:TAG,
+    docker-archive:FILE[:NAME:TAG], oci:DIR:TAG, oci-archive:FILE[:TAG], or an image of another tree, PLACE/v2/REPO:TAG,
+    where PLACE is a path or an ssh, http, https or s3 URL. Without REPO[:TAG] the image has its
+    source's full name and tag.
     """
     image = parse_image_source(source)
-    sources = Sources(Path.cwd(), opener())
+    sources = Sources(Path.cwd(), opener(spool_folder=tree_root / INCOMING))
     lock, _ = pin_addition(image, name, sources, plain_http=plain_http)
     outcome = fill("add", lock, tree_root, sources, jobs, dry_run=dry_run)
     if as_json:

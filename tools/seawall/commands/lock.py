@@ -7,12 +7,11 @@ import click
 from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option
 from seawall.commands.output import count, move_row, print_json, print_quotas, quota_rows, short
 from seawall.errors import InputError
-from seawall.images import read_images
+from seawall.images import is_relative, read_images
 from seawall.immutable import check_lock
 from seawall.lock import moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.quota import Quota
-from seawall.reference import LayoutLocation
 from seawall.sources import Sources, opener
 from seawall.terminal import print_table
 
@@ -46,8 +45,7 @@ def command(
     lock_file = lock_file or images_file.with_name("images.lock")
     same_folder = lock_file.parent.resolve() == images_file.parent.resolve()
     for entry in images.images:
-        location = entry.location
-        if isinstance(location, LayoutLocation) and not location.path.is_absolute() and not same_folder:
+        if is_relative(entry.location) and not same_folder:
             raise InputError(
                 str(images_file), f"{entry.source} is relative, and the lock is in another folder", "make it absolute"
             )

@@ -15,6 +15,7 @@ from seawall.credentials import CredentialsLookup, named_credentials
 from seawall.errors import InputError
 from seawall.reference import ImageSource, Reference, RegistryLocation, parse_image_source
 from seawall.sources import Sources, opener
+from seawall.tree import INCOMING
 
 
 @click.command("stage")
@@ -46,7 +47,8 @@ def command(
     command alone, and nothing else is then looked up.
     """
     image = parse_image_source(source)
-    sources = Sources(Path.cwd(), opener(_staging_credentials(image, credentials_env, credentials_file)))
+    credentials = _staging_credentials(image, credentials_env, credentials_file)
+    sources = Sources(Path.cwd(), opener(credentials, spool_folder=tree_root / INCOMING))
     lock, reference = pin_staged(image, repository, sources, plain_http=plain_http)
     outcome = fill("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
     pinned = Reference(reference.repository, digest=lock.pins[reference].digest)

@@ -10,6 +10,7 @@ from seawall.commands.output import print_json, print_quotas, quota_rows
 from seawall.lock import read_lock
 from seawall.quota import Quota
 from seawall.sources import Sources, opener
+from seawall.tree import INCOMING
 
 
 @click.command("sync")
@@ -31,7 +32,7 @@ def command(
     applied and names no more. What another lock or a person put into the tree stays.
     """
     quotas: dict[str, Quota] = {}
-    sources = Sources(lock_file.parent, opener(quotas=quotas))
+    sources = Sources(lock_file.parent, opener(quotas=quotas, spool_folder=tree_root / INCOMING))
     outcome = fill("sync", read_lock(lock_file), tree_root, sources, jobs, dry_run=dry_run)
     if as_json:
         print_json(outcome_row(outcome, dry_run=dry_run) | {"quotas": quota_rows(quotas)})

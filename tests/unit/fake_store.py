@@ -1,0 +1,131 @@
+"""A bucket in this process, as much of S3 as a push needs, that can lack what some stores lack.
+
+It is no proof that a push works with a store: a real one is asked end to end. It shows in which order objects are
+written, and what happens where a store, or somebody else who pushes, comes in between.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+
+class FakeStore:
+    """Serves one bucket on 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
+        """Contents and headers by key."""
+        self.written: list[str] = []
+        """Every key that was written, in order."""
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.knows_conditions = True
+        self.before_put: Callable[[str], None] = lambda _: None
+        """Called with each key before it is written."""
+        self.lock = threading.RLock()
+        store = self
+
+        class Handler(_Handler):
+            def __init__(self, *arguments: object) -> None:
+                self.store = store
+                super().__init__(*arguments)  # type: ignore[arg-type]
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    store: FakeStore
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        self.key = unquote(parts.path).split("/", 2)[2] if parts.path.count("/") > 1 else ""
+        self.query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.store.lock:
+            if self.command == "PUT" and "uploadId" in self.query:
+                self.store.uploads[self.query["uploadId"]][int(self.query["partNumber"])] = self.body
+                self._answer(200, b"", {"ETag": '"part"'})
+            elif self.command == "PUT":
+                self._put()
+            elif self.command == "POST" and "uploads" in self.query:
+                self.store.uploads[self.key] = {}
+                self._answer(200, f"<R><UploadId>{escape(self.key)}</UploadId></R>".encode())
+            elif self.command == "POST":
+                parts_ = self.store.uploads.pop(self.query["uploadId"])
+                self._keep(b"".join(parts_[number] for number in sorted(parts_)))
+                self._answer(200, b"<R><ETag>x</ETag></R>")
+            elif self.command == "DELETE":
+                self.store.uploads.pop(self.query["uploadId"])
+                self._answer(204, b"")
+            elif "list-type" in self.query:
+                keys = sorted(key for key in self.store.objects if key.startswith(self.query["prefix"]))
+                rows = "".join(f"<Contents><Key>{escape(key)}</Key></Contents>" for key in keys)
+                self._answer(200, f"<R><IsTruncated>false</IsTruncated>{rows}</R>".encode())
+            elif self.key in self.store.objects:
+                content, headers = self.store.objects[self.key]
+                self._answer(200, content, headers | {"ETag": _etag(content)})
+            else:
+                self._refuse(404, "NoSuchKey")
+
+    def _put(self) -> None:
+        self.store.before_put(self.key)
+        there = self.store.objects.get(self.key)
+        wanted = self.headers.get("If-Match")
+        is_conditional = wanted or self.headers.get("If-None-Match")
+        holds = wanted == _etag(there[0]) if there else not wanted
+        if is_conditional and not self.store.knows_conditions:
+            self._refuse(501, "NotImplemented")
+        elif is_conditional and (not holds or (there and not wanted)):
+            self._refuse(412, "PreconditionFailed")
+        else:
+            self._keep(self.body)
+            self._answer(200, b"", {"ETag": '"whole"'})
+
+    def _keep(self, content: bytes) -> None:
+        kept = {"Content-Type", "Cache-Control", "x-amz-meta-docker-content-digest"}
+        headers = {name: self.headers[name] for name in kept if name in self.headers}
+        self.store.objects[self.key] = (content, headers)
+        self.store.written.append(self.key)
+
+    def _refuse(self, status: int, code: str) -> None:
+        self._answer(status, f"<Error><Code>{code}</Code></Error>".encode())
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.sha256(content).hexdigest()}"'
