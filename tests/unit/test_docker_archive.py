@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import os
+import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -284,3 +288,30 @@ def test_a_manifest_is_made_the_same_way_for_good(site: Site, archive: Path) -> 
     content = (site.root / "v2/docker.io/team/app/manifests/1.0").read_bytes()
     assert parse_manifest(content, "test").digest == Digest.of(content)
     assert str(Digest.of(content)) == "sha256:a5168e5bf2d4719a8be01fdcf3549dd9c0e4c5f7c0934a744394cb8e40079c1d"
+
+
+def peak_memory(*arguments: object) -> int:
+    """Return how many bytes of memory the command line had at most, in a process of its own."""
+    # Not by getrusage(2), which counts what the test had when it made the process.
+    code = """
+import atexit, pathlib
+from seawall.cli import main
+atexit.register(lambda: print(pathlib.Path("/proc/self/status").read_text()))
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", ran.stdout)[0]) * 1024
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_layer_of_any_size_takes_little_memory(site: Site, archive: Path, compression: str) -> None:
+    # Half of it compresses to nothing, half not at all; both are held back somewhere by whoever holds back.
+    block = make_layer("noise", 2**20)
+    layer = make_tar({"a": b""})[:512] + block * 64 + bytes(64 * 2**20)
+    config = json.dumps({"os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))]}}).encode()
+    write_archive(archive, saved_files(SavedImage(config, (layer,))))
+    peak = peak_memory("add", site.root, f"docker-archive:{archive}", "app:1", "--compression", compression)
+    assert peak < 150e6
+    assert site.tags().keys() == {"app:1"}

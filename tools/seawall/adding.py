@@ -1,8 +1,9 @@
 """Adding: one image put into a tree by hand, by the means of a sync but without a lock."""
 
+from seawall.compression import Compression
 from seawall.digest import Digest
 from seawall.errors import InputError
-from seawall.images import default_name
+from seawall.images import check_compression, default_name
 from seawall.lock import Lock, LockedImage, Pin
 from seawall.manifest import parse_manifest
 from seawall.pinning import resolve
@@ -21,7 +22,9 @@ def parse_name(text: str) -> tuple[str, str]:
     return check_repository(repository, text), check_tag(tag, text) if colon else ""
 
 
-def pin_addition(image: ImageSource, name: str, sources: Sources, *, plain_http: bool) -> tuple[Lock, Reference]:
+def pin_addition(
+    image: ImageSource, name: str, sources: Sources, *, plain_http: bool, compression: Compression | None = None
+) -> tuple[Lock, Reference]:
     """Return what adds *image*, for :func:`~seawall.sync.prepare`, and the tag that it gets.
 
     Args:
@@ -29,6 +32,7 @@ def pin_addition(image: ImageSource, name: str, sources: Sources, *, plain_http:
         name: ``REPO[:TAG]`` in the tree; what is left out is as in the source.
         sources: answer for it.
         plain_http: talk HTTP to a registry.
+        compression: how layers are compressed that come uncompressed; None for what the source's kind has by default.
 
     Raises:
         InputError: *name* is malformed, or says too little.
@@ -38,10 +42,12 @@ def pin_addition(image: ImageSource, name: str, sources: Sources, *, plain_http:
     tag = tag or image.tag or ""
     if not tag:
         raise InputError(str(image), "has no tag", f"say which one it gets in the tree: {repository}:TAG")
-    return _pinned(image, repository, tag, sources, plain_http=plain_http)
+    return _pinned(image, (repository, tag), sources, plain_http=plain_http, compression=compression)
 
 
-def pin_staged(image: ImageSource, repository: str, sources: Sources, *, plain_http: bool) -> tuple[Lock, Reference]:
+def pin_staged(
+    image: ImageSource, repository: str, sources: Sources, *, plain_http: bool, compression: Compression | None = None
+) -> tuple[Lock, Reference]:
     """Return what stages *image*, for :func:`~seawall.sync.prepare`, and the tag that it gets, made from its digest.
 
     Args:
@@ -49,22 +55,30 @@ def pin_staged(image: ImageSource, repository: str, sources: Sources, *, plain_h
         repository: where in the tree; empty for the source's full name.
         sources: answer for it.
         plain_http: talk HTTP to a registry.
+        compression: how layers are compressed that come uncompressed; None for what the source's kind has by default.
 
     Raises:
         InputError: *repository* is malformed, or missing where the source has no name.
         SeawallError: the source does not answer, or has not the image.
     """
     repository = check_repository(repository, repository) if repository else _repository(image)
-    return _pinned(image, repository, "", sources, plain_http=plain_http)
+    return _pinned(image, (repository, ""), sources, plain_http=plain_http, compression=compression)
 
 
 def _pinned(
-    image: ImageSource, repository: str, tag: str, sources: Sources, *, plain_http: bool
+    image: ImageSource, name: tuple[str, str], sources: Sources, *, plain_http: bool, compression: Compression | None
 ) -> tuple[Lock, Reference]:
-    source = sources.at(image.location, plain_http=plain_http)
+    check_compression(image.location, compression)
+    source = sources.at(image.location, plain_http=plain_http, compression=compression)
     pin = _pin(source, image.digest, str(image)) if image.digest else resolve(source, image.tag or "", str(image))
-    tag = tag or staged_tag(pin.digest)
-    locked = LockedImage(name=repository, source=str(image.location), plain_http=plain_http, tags={tag: pin})
+    repository, tag = name[0], name[1] or staged_tag(pin.digest)
+    locked = LockedImage(
+        name=repository,
+        source=str(image.location),
+        plain_http=plain_http,
+        compression=compression,
+        tags={tag: pin},
+    )
     return Lock(name="by-hand", images=(locked,)), Reference(repository, tag)
 
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "lock",
     "ls",
     "prune",
+    "pull",
     "push",
     "releases",
     "rm",

@@ -10,16 +10,17 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Literal, cast
+from typing import IO, Literal, cast, get_args
 
 from seawall.errors import SourceError
 from seawall.pieces import Pieces
 
 Compression = Literal["gzip", "zstd"]
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 DEFAULT_COMPRESSION: Compression = "gzip"
 """Docker before 23 reads no zstd."""
 
-_BLOCK_BYTES = {"gzip": 1024 * 1024, "zstd": 4 * 1024 * 1024}
+_BLOCK_BYTES = {"gzip": 1024 * 1024, "zstd": 2 * 1024 * 1024}
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
 _ZSTD_WINDOW_MAX_BYTES = 128 * 1024 * 1024

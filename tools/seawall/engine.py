@@ -4,9 +4,11 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seawall.errors import CredentialsError, NotFoundError, SourceError
+from seawall.manifest import Platform
 from seawall.pieces import Pieces
 from seawall.reference import full_name, split_tag
 from seawall.tar_stream import Readable
@@ -19,6 +21,20 @@ _SECONDS = 900
 """How long it may be silent: old engines write a large image to their disk before they send its first byte."""
 _PIECE_BYTES = 1024 * 1024
 _NO_NAME = "<none>"
+_READS_ZSTD = (1, 42)
+"""The API of Docker 23, the first whose ``docker load`` reads layers that are compressed so."""
+_ARM_VARIANTS = {"armv6l": "v6", "armv7l": "v7"}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTraits:
+    """What an engine is."""
+
+    platform: Platform
+    """What it runs."""
+    reads_zstd: bool
+    keeps_manifests: bool
+    """True where it keeps images in containerd: it names them by their manifest's digest then, not their config's."""
 
 
 class Engine:
@@ -61,6 +77,70 @@ class Engine:
         """
         with self._asking(image_id) as client:
             yield Pieces(client.get_image(image_id, chunk_size=_PIECE_BYTES))
+
+    @functools.cached_property
+    def traits(self) -> "EngineTraits":
+        """What it is, asked once."""
+        with self._asking("version") as client:
+            version = client.version()
+        with self._asking("info") as client:
+            info = client.info()
+        api = tuple(int(part) for part in str(version["ApiVersion"]).split(".")[:2])
+        store = dict(row[:2] for row in info.get("DriverStatus") or () if len(row) == 2)
+        variant = _ARM_VARIANTS.get(str(info.get("Architecture")), "")
+        return EngineTraits(
+            platform=Platform(str(version["Os"]), str(version["Arch"]), variant),
+            reads_zstd=api >= _READS_ZSTD,
+            keeps_manifests=str(store.get("driver-type", "")).startswith("io.containerd."),
+        )
+
+    def has(self, image_id: str, name: str = "") -> bool:
+        """Return whether it has the image *image_id* and, where *name* is given, calls it so."""
+        try:
+            return self.image_id(name or image_id) == image_id
+        except NotFoundError:
+            return False
+
+    def layers(self) -> frozenset[tuple[str, ...]]:
+        """Return the layers of each image that it has, from the lowest up, as the digests of what they unpack to.
+
+        It says nothing of images that are removed while it is asked.
+        """
+        with self._asking("images") as client:
+            names = {str(row["Id"]) for row in client.images(all=True)}
+        return frozenset(layers for name in names if (layers := self._layers(name)))
+
+    def _layers(self, image_id: str) -> tuple[str, ...]:
+        try:
+            with self._asking(image_id) as client:
+                rootfs = client.inspect_image(image_id).get("RootFS") or {}  # type: ignore[no-untyped-call]
+                return tuple(rootfs.get("Layers") or ())
+        except NotFoundError:
+            return ()
+
+    def name(self, image_id: str, name: str) -> None:
+        """Let *name*, with its tag, be a name of the image *image_id*.
+
+        Raises:
+            NotFoundError: it has no such image.
+        """
+        repository, tag = split_tag(name)
+        with self._asking(image_id) as client:
+            client.tag(image_id, repository, tag)
+
+    def load(self, archive: Iterator[bytes], what: str) -> None:
+        """Load what *archive* holds, as ``docker load`` does; *what* names it in errors.
+
+        What *archive* raises ends the request, and the engine then keeps nothing of it.
+
+        Raises:
+            SourceError: the engine refuses it.
+        """
+        with self._asking(what) as client:
+            # With its progress, so that an engine which is busy with large layers does not fall silent.
+            for row in client.load_image(archive, quiet=False) or ():  # type: ignore[no-untyped-call]
+                if isinstance(row, dict) and row.get("error"):
+                    raise SourceError(f"{_WHERE}:{what}", f"the engine refuses ({row['error']})", "see its log")
 
     @functools.cached_property
     def _client(self) -> "APIClient":

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from seawall.compression import Compression
 from seawall.document import read_document
 from seawall.errors import InputError
 from seawall.place import PathPlace
@@ -87,6 +88,9 @@ class ImageEntry(pydantic.BaseModel):
     """Carry only these, ``linux/amd64`` or ``linux/arm/v7``; all if left out."""
     immutable: Immutable = False
     """True, or those of the carried tags that must never move."""
+    compression: Compression | None = None
+    """How layers are compressed that come uncompressed: ``gzip`` (the default of ``docker-daemon:`` and
+    ``docker-archive:``) or ``zstd``. ``oci:`` and ``oci-archive:`` stay as they are if it is left out."""
     plain_http: bool = False
     """Talk HTTP to the source's registry, not HTTPS."""
 
@@ -94,6 +98,7 @@ class ImageEntry(pydantic.BaseModel):
     def _names_what_it_carries(self) -> "ImageEntry":
         try:
             location = parse_location(self.source, "source")
+            check_compression(location, self.compression)
             if self.name:
                 check_repository(self.name, "name")
             else:
@@ -148,6 +153,16 @@ def default_name(location: Location) -> str:
             f"is missing, and {name} cannot be a repository name",
             f"{_ADD_NAME} (without a port or upper-case letters)",
         ) from None
+
+
+def check_compression(location: Location, compression: Compression | None) -> None:
+    """Check that *compression* may be given for *location*.
+
+    Raises:
+        InputError: the layers of a registry and of a tree stay as they are.
+    """
+    if compression is not None and isinstance(location, RegistryLocation | TreeLocation):
+        raise InputError("compression", f"is given, and the layers of {location} stay as they are", "leave it out")
 
 
 class ImagesFile(pydantic.BaseModel):

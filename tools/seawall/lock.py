@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import pydantic
 import yaml
 
+from seawall.compression import Compression
 from seawall.digest import Digest
 from seawall.document import parse_document, read_document
 from seawall.errors import InputError
-from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag
+from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag, check_compression
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Location, MadeLocation, Reference, check_repository, parse_location
 from seawall.replacement import replacing
@@ -72,6 +73,8 @@ class LockedImage(pydantic.BaseModel):
     """The repository in the tree."""
     source: str
     plain_http: bool = False
+    compression: Compression | None = None
+    """How layers are compressed that come uncompressed, where that was said."""
     platforms: tuple[PlatformName, ...] = ()
     """The platforms that are carried; all where there are none."""
     filters: tuple[LockedFilter, ...] = ()
@@ -82,7 +85,7 @@ class LockedImage(pydantic.BaseModel):
     def _is_well_formed(self) -> "LockedImage":
         try:
             check_repository(self.name, "name")
-            parse_location(self.source, "source")
+            check_compression(parse_location(self.source, "source"), self.compression)
         except InputError as error:
             raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
         if not self.platforms and any(pin.source_digest for pin in self.tags.values()):
@@ -97,7 +100,7 @@ class LockedImage(pydantic.BaseModel):
     @property
     def is_made(self) -> bool:
         """True where manifests are made of what the source has, and known after it was asked by tag."""
-        return isinstance(self.location, MadeLocation)
+        return self.compression is not None or isinstance(self.location, MadeLocation)
 
 
 class Lock(pydantic.BaseModel):
@@ -152,10 +155,12 @@ def parse_lock(content: bytes, where: str) -> Lock:
 def lock_text(lock: Lock) -> str:
     """Return *lock* as it is written to a file: in one order, so that a moved tag is a diff of its own lines."""
     images = []
-    for image in sorted(lock.images, key=lambda image: (image.name, image.source, image.platforms)):
+    for image in sorted(lock.images, key=_key):
         row: dict[str, object] = {"name": image.name, "source": image.source}
         if image.plain_http:
             row["plain_http"] = True
+        if image.compression:
+            row["compression"] = image.compression
         if image.platforms:
             row["platforms"] = list(image.platforms)
         if image.filters:
@@ -245,27 +250,29 @@ def kept_filters(entry: ImageEntry, old: Lock | None) -> dict[TagFilter, LockedF
 
 
 def kept_pins(carried: Iterable[Carried], old: Lock | None) -> dict[Reference, Pin]:
-    """Return the pins of *old* that still stand: of tags *carried* from the same source, for the same platforms."""
+    """Return the pins of *old* that still stand: of tags *carried* from the same source, made in the same way."""
     if old is None:
         return {}
     origins = {
-        Reference(image.name, tag): (image.source, image.platforms) for image in old.images for tag in image.tags
+        Reference(image.name, tag): (image.source, image.platforms, image.compression)
+        for image in old.images
+        for tag in image.tags
     }
     pins = old.pins
     return {
         reference: pins[reference]
         for one in carried
         for reference in one.references
-        if origins.get(reference) == (str(one.entry.location), one.entry.platforms)
+        if origins.get(reference) == (str(one.entry.location), one.entry.platforms, one.entry.compression)
     }
 
 
 def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pin]) -> Lock:
     """Return the lock *name* of what is *carried*, all of whose tags are in *pins*."""
-    locked: dict[tuple[str, str, tuple[str, ...]], LockedImage] = {}
+    locked: dict[tuple[str, str, tuple[str, ...], str], LockedImage] = {}
     for one in carried:
         image = _locked(one, pins)
-        key = (image.name, image.source, image.platforms)
+        key = _key(image)
         before = locked.get(key)
         if before is not None:
             filters = tuple(sorted((*before.filters, *image.filters), key=str))
@@ -275,12 +282,18 @@ def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pi
     return Lock(name=name, images=ordered)
 
 
+def _key(image: LockedImage) -> tuple[str, str, tuple[str, ...], str]:
+    """Return what tells *image* from the others of a lock, and puts it into its place among them."""
+    return image.name, image.source, image.platforms, image.compression or ""
+
+
 def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
     immutable = one.immutable
     return LockedImage(
         name=one.entry.repository,
         source=str(one.entry.location),
         plain_http=one.entry.plain_http,
+        compression=one.entry.compression,
         platforms=one.entry.platforms,
         filters=tuple(sorted(one.filters, key=str)),
         tags={

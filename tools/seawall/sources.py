@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from seawall.compression import DEFAULT_COMPRESSION
+from seawall.compressing import CompressedSource
+from seawall.compression import DEFAULT_COMPRESSION, Compression
 from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
 from seawall.docker_archive import Packing
 from seawall.images import absolute
@@ -44,8 +45,24 @@ class HasSource(Protocol):
         """Whether to talk HTTP to it."""
         ...
 
+    @property
+    def compression(self) -> Compression | None:
+        """How layers are compressed that come uncompressed; None for what the source's kind has by default."""
+        ...
 
-OpenSource = Callable[[Location, bool], Source]
+
+class OpenSource(Protocol):
+    """Opens a source."""
+
+    def __call__(
+        self,
+        location: Location,
+        plain_http: bool,  # noqa: FBT001 - one of the three that tell sources apart
+        compression: Compression | None = None,
+        /,
+    ) -> Source:
+        """Return the source at *location*; the rest is as for :class:`HasSource`."""
+        ...
 
 
 class Sources:
@@ -53,22 +70,22 @@ class Sources:
 
     Args:
         base: the folder that relative paths are taken from: that of the images file or the lock.
-        open_source: opens a source, given its location and whether to talk HTTP.
+        open_source: opens a source.
     """
 
     def __init__(self, base: Path, open_source: OpenSource) -> None:
         self._base = base
         self._open = open_source
-        self._sources: dict[tuple[Location, bool], Source] = {}
+        self._sources: dict[tuple[Location, bool, Compression | None], Source] = {}
         self._mutex = threading.Lock()
 
     def of(self, entry: HasSource) -> Source:
         """Return the source of *entry*; may be called from several threads."""
-        return self.at(entry.location, plain_http=entry.plain_http)
+        return self.at(entry.location, plain_http=entry.plain_http, compression=entry.compression)
 
-    def at(self, location: Location, *, plain_http: bool) -> Source:
+    def at(self, location: Location, *, plain_http: bool, compression: Compression | None = None) -> Source:
         """Return the source at *location*; may be called from several threads."""
-        key = (absolute(location, self._base), plain_http)
+        key = (absolute(location, self._base), plain_http, compression)
         with self._mutex:
             if key not in self._sources:
                 self._sources[key] = self._open(*key)
@@ -112,13 +129,19 @@ def opener(
 
     trees: dict[Place, TreeFiles] = {}
 
-    def open_source(location: Location, plain_http: bool) -> Source:  # noqa: FBT001 - the shape of OpenSource
+    def open_source(
+        location: Location,
+        plain_http: bool,  # noqa: FBT001 - the shape of OpenSource
+        compression: Compression | None = None,
+    ) -> Source:
+        packing = Packing(Spool(spool_folder), compression or DEFAULT_COMPRESSION)
         if isinstance(location, LayoutLocation | LayoutArchiveLocation):
-            return LayoutSource(location, spool_folder)
+            layout = LayoutSource(location, spool_folder)
+            return CompressedSource(layout, packing, str(location)) if compression else layout
         if isinstance(location, EngineLocation):
-            return EngineSource(location, engine(), Packing(Spool(spool_folder), DEFAULT_COMPRESSION))
+            return EngineSource(location, engine(), packing)
         if isinstance(location, DockerArchiveLocation):
-            return DockerArchiveSource(location, Packing(Spool(spool_folder), DEFAULT_COMPRESSION))
+            return DockerArchiveSource(location, packing)
         if isinstance(location, TreeLocation):
             from seawall.tree_source import TreeSource  # noqa: PLC0415
 

@@ -6,10 +6,18 @@ import click
 
 from seawall.adding import pin_addition
 from seawall.commands.filling import fill, outcome_row, print_outcome
-from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option, plain_http_option
+from seawall.commands.options import (
+    PATH,
+    as_json_option,
+    compression_option,
+    dry_run_option,
+    jobs_option,
+    plain_http_option,
+)
 from seawall.commands.output import (
     print_json,
 )
+from seawall.compression import Compression
 from seawall.reference import parse_image_source
 from seawall.sources import Sources, opener
 from seawall.tree import INCOMING
@@ -20,10 +28,20 @@ from seawall.tree import INCOMING
 @click.argument("source", metavar="SOURCE")
 @click.argument("name", metavar="[REPO[:TAG]]", default="")
 @plain_http_option
+@compression_option
 @dry_run_option
 @as_json_option
 @jobs_option
-def command(tree_root: Path, source: str, name: str, plain_http: bool, dry_run: bool, as_json: bool, jobs: int) -> None:
+def command(
+    tree_root: Path,
+    source: str,
+    name: str,
+    plain_http: bool,
+    compression: Compression | None,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int,
+) -> None:
     """Add one image to TREE by hand; no sync of a lock withdraws it.
 
     SOURCE is docker://HOST/REPO:TAG, docker://HOST/REPO@sha256:..., docker-daemon:NAME:TAG,
@@ -33,7 +51,7 @@ def command(tree_root: Path, source: str, name: str, plain_http: bool, dry_run: 
     """
     image = parse_image_source(source)
     sources = Sources(Path.cwd(), opener(spool_folder=tree_root / INCOMING))
-    lock, _ = pin_addition(image, name, sources, plain_http=plain_http)
+    lock, _ = pin_addition(image, name, sources, plain_http=plain_http, compression=compression)
     outcome = fill("add", lock, tree_root, sources, jobs, dry_run=dry_run)
     if as_json:
         print_json(outcome_row(outcome, dry_run=dry_run))

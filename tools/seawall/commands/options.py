@@ -4,12 +4,18 @@ from pathlib import Path
 
 import click
 
+from seawall.compression import COMPRESSIONS
 from seawall.sync import DEFAULT_JOBS
 
 PATH = click.Path(path_type=Path)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 plain_http_option = click.option("--plain-http", is_flag=True, help="Talk HTTP to the source's registry, not HTTPS.")
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    help="Of layers that SOURCE has uncompressed.  [default: gzip; for oci: and oci-archive: as they are]",
+)
 jobs_option = click.option(
     "--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="How many at a time."
 )

@@ -7,10 +7,18 @@ import click
 
 from seawall.adding import pin_staged
 from seawall.commands.filling import fill, outcome_row
-from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option, plain_http_option
+from seawall.commands.options import (
+    PATH,
+    as_json_option,
+    compression_option,
+    dry_run_option,
+    jobs_option,
+    plain_http_option,
+)
 from seawall.commands.output import (
     print_json,
 )
+from seawall.compression import Compression
 from seawall.credentials import CredentialsLookup, named_credentials
 from seawall.errors import InputError
 from seawall.reference import ImageSource, Reference, RegistryLocation, parse_image_source
@@ -27,6 +35,7 @@ from seawall.tree import INCOMING
 )
 @click.option("--credentials-file", type=PATH, help="The file that holds them.")
 @plain_http_option
+@compression_option
 @dry_run_option
 @as_json_option
 @jobs_option
@@ -37,6 +46,7 @@ def command(
     credentials_env: str | None,
     credentials_file: Path | None,
     plain_http: bool,
+    compression: Compression | None,
     dry_run: bool,
     as_json: bool,
     jobs: int,
@@ -49,7 +59,7 @@ def command(
     image = parse_image_source(source)
     credentials = _staging_credentials(image, credentials_env, credentials_file)
     sources = Sources(Path.cwd(), opener(credentials, spool_folder=tree_root / INCOMING))
-    lock, reference = pin_staged(image, repository, sources, plain_http=plain_http)
+    lock, reference = pin_staged(image, repository, sources, plain_http=plain_http, compression=compression)
     outcome = fill("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
     pinned = Reference(reference.repository, digest=lock.pins[reference].digest)
     if as_json:
