@@ -32,6 +32,9 @@ import requests
 
 from seawall.digest import Digest
 from seawall.lock import Lock, LockedImage, Pin, write_lock
+from seawall.manifest import Descriptor
+from seawall.tree import Tree
+from seawall.writer import hold
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 MB = 1_000_000
@@ -40,6 +43,7 @@ SHARED, OWN = [20 * MB] * 4, 20 * MB
 """Sizes of the layers that all images share, and of the one that each has for itself: 20 times 100 MB."""
 ALONE = [300 * MB, 50 * MB, 50 * MB]
 TAGS, REPOSITORIES = 10_000, 100
+BLOB = 1000 * MB
 CONFIG = """
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -127,6 +131,14 @@ class Bench:
         result.seconds.append(took)
         result.megabytes.append(int(printed.read_text()) * 1024 / MB)
 
+    def time(self, case: str, who: str, work: Callable[[], object]) -> None:
+        """Run *work* in this process and note how long it took."""
+        result = self.results.setdefault((case, who), Result(["in this process:", who]))
+        os.sync()
+        began = time.monotonic()
+        work()
+        result.seconds.append(time.monotonic() - began)
+
     def remove(self, *names: str) -> None:
         """Remove these folders."""
         for name in names:
@@ -142,6 +154,7 @@ def main() -> None:
             bench = Bench(folder, host, options.scale)
             fetches(bench, options.rounds)
             additions(bench, options.rounds)
+            writes(bench, options.rounds)
     report(bench)
 
 
@@ -248,6 +261,35 @@ def additions(bench: Bench, rounds: int) -> None:
         bench.remove("tree", "copy")
 
 
+def writes(bench: Bench, rounds: int) -> None:
+    """Measure how long it takes to put a large blob into a tree, against hashing it alone and writing it alone."""
+    piece = random.Random("blob").randbytes(MB)  # noqa: S311
+    pieces = [piece] * int(BLOB * bench.scale / MB)
+
+    def sha256() -> Any:
+        hasher = hashlib.sha256()
+        for piece in pieces:
+            hasher.update(piece)
+        return hasher
+
+    def to_tree() -> None:
+        with hold(Tree(bench.folder / "tree")) as writer:
+            writer.add_blob(blob, pieces, lambda _size: None)
+
+    def to_disk() -> None:
+        with (bench.folder / "file").open("wb", buffering=0) as file:
+            for piece in pieces:
+                file.write(piece)
+            os.fsync(file.fileno())
+
+    blob = Descriptor("", Digest.parse(f"sha256:{sha256().hexdigest()}"), MB * len(pieces))
+    for _ in range(max(rounds, 3)):
+        for who, work in (("into the tree", to_tree), ("SHA-256 alone", sha256), ("write and fsync", to_disk)):
+            bench.time(f"{blob.size // MB} MB from memory", who, work)
+            bench.remove("tree")
+            (bench.folder / "file").unlink(missing_ok=True)
+
+
 def report(bench: Bench) -> None:
     """Print a line a command, with its ratio to the first of its case, and the commands."""
     print(f"{'case':30}{'who':20}{'seconds':>9}  ratio{'MB at most':>12}")
@@ -255,7 +297,8 @@ def report(bench: Bench) -> None:
     for (case, who), result in bench.results.items():
         took = statistics.median(result.seconds)
         base.setdefault(case, took)
-        print(f"{case:30}{who:20}{took:9.2f}  {took / base[case]:5.2f}{max(result.megabytes):12.0f}")
+        memory = f"{max(result.megabytes):12.0f}" if result.megabytes else ""
+        print(f"{case:30}{who:20}{took:9.2f}  {took / base[case]:5.2f}{memory}")
     print("\ncommands, in turn:")
     for result in bench.results.values():
         print(" ", " ".join(result.command).replace(str(bench.folder), "DIR"))

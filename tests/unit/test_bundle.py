@@ -5,11 +5,7 @@ import json
 import os
 import random
 import re
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -373,26 +369,3 @@ def test_what_is_no_bundle_is_named(content: bytes, site: Site, far: Site) -> No
         assert ran.code == code
         assert "give what seawall bundle wrote" in ran.err
     assert not far.root.exists()
-
-
-def test_killed_at_any_moment_it_can_be_applied_again(site: Site, far: Site, registry: FakeRegistry) -> None:
-    for tag in range(40):
-        registry.add_image("team/app", f"t{tag}", make_image(f"{tag}", layers=[make_layer(f"{tag}", 20_000)]))
-    site.publish(entry(registry, "team/app", *(f"t{tag}" for tag in range(40))))
-    file = bundle(site, 0)
-    environment = {**os.environ, "PYTHONPATH": str(Path(sys.modules["seawall"].__path__[0]).parent)}
-    dice = random.Random(5)  # noqa: S311
-    for attempt in range(8):
-        root = far.folder / str(attempt)
-        command = [sys.executable, "-m", "seawall", "unbundle", str(file), str(root)]
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
-            assert process.stderr
-            process.stderr.readline()  # The first line says that it reads.
-            time.sleep(dice.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-        if root.exists():
-            findings = far.run("verify", root, "--json")
-            if findings.out:
-                assert {row["kind"] for row in findings.answer["findings"]} <= {"stale", "unnamed"}
-        assert far.run("unbundle", file, root).code == 0
-        assert far.run("verify", root).code == 0

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_the_file_is_in_the_home_otherwise(tmp_path: Path, monkeypatch: pytest.M
     document = {"auths": {"registry.example": {"auth": encoded("wally:s3cret")}}}
     (tmp_path / ".docker" / "config.json").write_text(json.dumps(document))
     assert DockerConfig.load().lookup("registry.example") == WALLY
+
+
+def test_a_home_that_is_closed_to_the_account_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, of_root = tmp_path / "own", tmp_path / "root"
+    (own / ".docker").mkdir(parents=True)
+    of_root.mkdir()
+    (own / ".docker/config.json").write_text(json.dumps({"auths": {"h.example": {"auth": encoded("wally:s3cret")}}}))
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(of_root))
+    account = pwd.struct_passwd(("wally", "x", 7, 7, "", str(own), "/bin/sh"))
+    monkeypatch.setattr("seawall.credentials.pwd.getpwuid", lambda _uid: account)
+    assert DockerConfig.load().lookup("h.example") is None
+    # Nothing is closed to root, who may run this.
+    monkeypatch.setattr("seawall.credentials.os.access", lambda path, _mode: path != of_root)
+    assert DockerConfig.load().lookup("h.example") == WALLY
 
 
 @pytest.mark.parametrize("name", ["config.json", "nowhere/config.json"])

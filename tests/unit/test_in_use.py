@@ -71,6 +71,38 @@ KUBECTL = json.dumps(
 )
 
 
+# What the runtimes of Kubernetes call an image, after the documentation of its API and the threads in which its
+# maintainers show what they see; recorded from no cluster. The engine's own output is what tests/e2e/test_life.py has.
+@pytest.mark.parametrize(
+    ("image_id", "means"),
+    [
+        (f"docker-pullable://h.example/app@sha256:{HEX}", InUse(hex=HEX)),
+        (f"docker://sha256:{HEX}", InUse(hex=HEX)),
+        (f"h.example/app@sha256:{HEX}", InUse(hex=HEX)),
+        (f"h.example:5000/app:1@sha256:{HEX}", InUse(hex=HEX)),
+        (f"sha256:{HEX}", InUse(hex=HEX)),
+        (HEX, InUse(HEX, "latest", HEX)),
+    ],
+    ids=["docker", "docker, built there", "containerd", "with a tag", "containerd, no digest", "CRI-O"],
+)
+def test_each_spelling_of_an_image_id_is_understood(image_id: str, means: InUse) -> None:
+    status = {"name": "app", "ready": True, "restartCount": 0, "image": "h.example/app:1", "imageID": image_id}
+    pod = {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": []}, "status": {"containerStatuses": [status]}}
+    pods = json.dumps({"apiVersion": "v1", "kind": "List", "items": [pod], "metadata": {"resourceVersion": ""}})
+    assert parse_in_use(pods, "kubectl") == {means, InUse("h.example/app", "1")}
+    container = {
+        "id": OTHER,
+        "podSandboxId": OTHER,
+        "metadata": {"name": "app", "attempt": 0},
+        "image": {"image": image_id, "annotations": {}, "userSpecifiedImage": "h.example/app:1", "runtimeHandler": ""},
+        "imageRef": image_id,
+        "imageId": "",
+        "state": "CONTAINER_RUNNING",
+        "labels": {"io.kubernetes.container.name": "app"},
+    }
+    assert parse_in_use(json.dumps({"containers": [container]}), "crictl") == {means, InUse("h.example/app", "1")}
+
+
 @pytest.mark.parametrize(
     ("text", "means"),
     [
@@ -95,6 +127,7 @@ def test_images_are_found_wherever_the_json_has_them(text: str, means: set[InUse
         ("", "is empty"),
         (" \n", "is empty"),
         ("app:1\nerror: cannot connect to the server", "file:2: "),
+        ("json\njson\n", "file:1: 'json' is what docker before 23 prints; write --format '{{json .}}'"),
         ("sha256:abc", "no digest"),
         (f"app@sha512:{HEX}", "no digest"),
         ('{"items": [', "is not JSON to its end"),

@@ -1,131 +1,147 @@
-"""Killed at any moment, a sync leaves a tree that serves what it served; and only one writes at a time."""
+"""Killed at any moment, a command leaves a tree that serves what it served; and only one writes at a time."""
 
-import contextlib
-import multiprocessing
+import os
 import random
-import sys
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from seawall.cli import main
 from seawall.errors import ExitCode
-from seawall.lock import read_lock
-from seawall.progress import Silent
-from seawall.scrub import scrub
-from seawall.tree import INCOMING, PENDING, RELEASES
-from unit.fake_registry import FakeRegistry, Fault, make_image, make_layer
-from unit.tool_site import Site, entry
-
-NAME = "up.example/team/app"
-BATCHES, KILLS = 10, 20
-TAGS = [f"t{number}" for number in range(4)]
-
-Start = Callable[[], BaseProcess]
+from seawall.tree import INCOMING
+from unit.fake_registry import FakeRegistry, Fault
+from unit.fork_server import Ended, ForkServer
+from unit.tool_site import Site
+from unit.tree_work import (
+    TAGS,
+    Prepare,
+    a_prune,
+    a_rollback,
+    a_sync,
+    a_tag,
+    an_add,
+    an_rm,
+    an_unbundle,
+    check,
+    copy_tree,
+    holds,
+    locked,
+    publish,
+    renew,
+    served,
+)
 
 
 @pytest.fixture
-def start(site: Site, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Starts a sync of the site in a process of its own, forked from one that has read the tool already."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(sys.modules["seawall"].__path__[0]).parent))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seawall.cli", "seawall.commands.sync"])
-
-    def start() -> BaseProcess:
-        process = context.Process(target=main, args=(["sync", str(site.lock_file), str(site.root)],))
-        process.start()
-        return process
-
-    return start
-
-
-def renew(site: Site, registry: FakeRegistry, generation: str) -> None:
-    """Point all tags of the registry at new images, which share a layer, and lock them."""
-    shared = make_layer(f"{generation} shared", 150_000)
-    for tag in TAGS:
-        layers = [shared, make_layer(f"{generation} {tag}", 50_000)]
-        registry.add_image("team/app", tag, make_image(f"{generation} {tag}", layers=layers))
-    site.declare(entry(registry, "team/app", "old", *TAGS))
-    assert site.lock("--upgrade").code == 0
-
-
-def end(process: BaseProcess) -> int | None:
-    process.join(30)
-    return process.exitcode
-
-
-def check(site: Site, served: dict[Path, bytes]) -> None:
-    """See that the tree serves all that it served, and holds nothing that is wrong."""
-    # A tag list may be ahead of its tags, and a blob linked before its manifest: nobody asks for either yet.
-    assert {finding.kind for finding in scrub(site.tree, Silent(), 2).findings} <= {"stale", "unnamed"}
-    for path, content in served.items():
-        assert path.read_bytes() == content
+def site(site: Site) -> Iterator[Site]:
+    """A site in memory, where there is room: what a killed process wrote is there whether or not it came to a disk."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else site.folder) as folder:
+        yield Site(Path(folder), site._capsys)
 
 
 @pytest.fixture(scope="module")
-def strikes() -> list[str]:
-    """Traces of work under way that kills left, in all batches."""
-    return []
+def tool() -> Iterator[ForkServer]:
+    with ForkServer() as server:
+        yield server
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize(
+    ("prepare", "moments"),
+    [(a_sync, 200), (a_rollback, 200), (a_prune, 200), (an_add, 30), (an_rm, 30), (a_tag, 30), (an_unbundle, 30)],
+)
 def test_killed_at_any_moment_the_tree_serves_what_it_served_and_the_next_run_finishes(
-    batch: int, site: Site, registry: FakeRegistry, start: Start, strikes: list[str]
+    prepare: Prepare, moments: int, site: Site, registry: FakeRegistry, tool: ForkServer
 ) -> None:
-    registry.add_image("team/app", "old")
-    site.publish(entry(registry, "team/app", "old"))
-    served = {path: path.read_bytes() for path in (site.root / f"v2/{NAME}").rglob("*[!t]") if path.is_file()}
-    assert len(served) > 4
-    for generation in ("first", "second"):  # The first start also starts what forks.
-        renew(site, registry, generation)
-        began = time.monotonic()
-        assert end(start()) == 0
-        whole = time.monotonic() - began
-    dice = random.Random(batch)  # noqa: S311
-    is_done = True
-    for attempt in range(KILLS):
-        if is_done:
-            renew(site, registry, f"{batch} {attempt}")
-        process = start()
-        time.sleep(dice.uniform(0, whole))
-        process.kill()
-        is_done = end(process) == 0
-        check(site, served)
-        strikes += [name for name in (INCOMING, f"{RELEASES}/{PENDING}") if has_something(site.root / name)]
-    assert end(start()) == 0
+    arguments = prepare(site, registry)
     assert site.scrubbed() == []
-    assert site.tags() == {str(reference): str(pin.digest) for reference, pin in read_lock(site.lock_file).pins.items()}
-    assert not has_something(site.root / INCOMING)
+    start = site.root.rename(site.folder / "start")
+
+    def run(kill_at: int | None = None, delay: float = 0.0) -> Ended:
+        ended = tool.run(*arguments, kill_at=kill_at, delay=delay)
+        # What is gone cannot be taken away once more: that it really is gone is seen below.
+        assert ended.was_killed or ended.code in ({0, ExitCode.INPUT} if prepare is an_rm else {0}), ended.err
+        return ended
+
+    def begin() -> None:
+        shutil.rmtree(site.root, ignore_errors=True)
+        copy_tree(start, site.root)
+
+    begin()
+    whole = run().steps
+    assert site.scrubbed() == []
+    before, after = holds(start), holds(site.root)
+    assert served(before) != served(after)
+    dice = random.Random(moments)  # noqa: S311
+    kills = strikes = 0
+    while kills < moments:
+        begin()
+        # Now and then the run that is to finish the work is killed as well.
+        for _ in range(dice.choice((1, 1, 2))):
+            kills += run(dice.randrange(whole), dice.choice((0.0, dice.uniform(0, 0.002)))).was_killed
+            now = check(site, before, after)
+            strikes += now != after and (now != before or any((site.root / INCOMING).iterdir()))
+        run()
+        assert holds(site.root) == after
+        assert not list((site.root / INCOMING).iterdir())
+    assert strikes >= moments / 3, "they were killed in the middle of their work"
 
 
-def test_kills_struck_in_the_middle(strikes: list[str]) -> None:
-    # Not of each batch: on a machine that others use, twenty moments may all be bad ones.
-    assert len(strikes) >= BATCHES
+# Two at once.
 
 
-def has_something(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return any(path.iterdir()) if path.is_dir() else path.exists()
-    return False
-
-
-def test_of_two_syncs_at_once_one_wins_and_the_other_says_why_not(
-    site: Site, registry: FakeRegistry, start: Start
+@pytest.mark.parametrize(
+    "second",
+    [
+        ["sync", "{lock}", "{tree}"],
+        ["prune", "{tree}", "--keep-releases", "1", "--grace", "0s"],
+        ["rollback", "{tree}", 1],
+    ],
+    ids=["sync", "prune", "rollback"],
+)
+def test_beside_a_sync_that_is_under_way_a_second_run_says_why_not_and_works_afterwards(
+    second: list[object], site: Site, registry: FakeRegistry
 ) -> None:
-    old = registry.add_image("team/app", "old")
-    renew(site, registry, "only")
-    slow = registry.misbehave(Fault(on=old.layers[0].digest, stall=1.5, times=1))
-    first = start()
-    deadline = time.monotonic() + 20
-    while not registry.asked("GET", slow.on):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    second = site.sync()
-    assert second.code == ExitCode.HELD
-    assert f"is held by another run (process {first.pid}); wait until it ends" in second.err
-    assert end(first) == 0
+    publish(site, registry, "first", "old", *TAGS)
+    publish(site, registry, "second", "old", *TAGS)
+    renew(site, registry, "third", "old", *TAGS)
+    arguments = [str(word).format(lock=site.lock_file, tree=site.root) for word in second]
+    before = holds(site.root)
+    slow = registry.misbehave(Fault(on="/blobs/", stall=2, times=1))
+    with site.start("sync", site.lock_file, site.root) as first:
+        deadline = time.monotonic() + 60
+        while slow.times:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        refused = site.run(*arguments)
+        assert refused.code == ExitCode.HELD
+        assert f"is held by another run (process {first.pid}); wait until it ends" in refused.err
+        assert served(holds(site.root)) == served(before), "neither has changed anything so far"
+        said = first.communicate(timeout=60)
+    assert first.returncode == 0, said
     assert site.scrubbed() == []
-    assert site.sync().answer["changed"] is False
+    assert site.tags() == locked(site)
+    assert site.run(*arguments).code == 0
+    assert site.scrubbed() == []
+
+
+@pytest.mark.parametrize("prepare", [a_sync, a_prune, a_rollback])
+def test_of_two_that_start_at_once_both_end_well_or_one_is_refused(
+    prepare: Prepare, site: Site, registry: FakeRegistry, tool: ForkServer
+) -> None:
+    arguments = prepare(site, registry)
+    renew(site, registry, "last", "old", *TAGS)
+    with ForkServer() as other, ThreadPoolExecutor(2) as pool:
+        for attempt in range(6):
+            renew(site, registry, f"attempt {attempt}", "old", *TAGS)
+            racers = ((tool, ["sync", site.lock_file, site.root]), (other, arguments))
+            ended = list(pool.map(lambda racer: racer[0].run(*racer[1]), racers))
+            assert {end.code for end in ended} <= {0, ExitCode.HELD}, ended
+            assert any(end.code == 0 for end in ended)
+            assert site.scrubbed() == []
+    assert site.sync().code == 0
+    assert site.tags() == locked(site)

@@ -2,15 +2,10 @@
 
 import io
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -224,7 +219,7 @@ def test_a_grace_that_is_no_duration_is_refused(grace: str, site: Site, images: 
     assert "--grace: " in ran.err
 
 
-# Beside others, and killed.
+# Beside others.
 
 
 def test_a_sync_and_a_prune_refuse_each_other(site: Site, images: list[FakeImage]) -> None:
@@ -247,33 +242,6 @@ def test_a_damaged_tree_is_not_pruned(site: Site, images: list[FakeImage]) -> No
     assert ran.code == ExitCode.TREE
     assert "seawall verify" in ran.err
     assert served(site) == digests(*images)
-
-
-def test_killed_at_any_moment_it_serves_all_that_is_kept_and_the_next_prune_finishes(
-    site: Site, registry: FakeRegistry
-) -> None:
-    kept = registry.add_image("team/app", "kept", make_index([make_image("kept")]))
-    environment = {**os.environ, "PYTHONPATH": str(Path(sys.modules["seawall"].__path__[0]).parent)}
-    command = [sys.executable, "-m", "seawall", "prune", str(site.root), "--keep-releases", "1", "--grace", "0s"]
-    dice = random.Random(30)  # noqa: S311
-    cut_short = 0
-    for attempt in range(30):
-        with hold(site.tree) as writer:
-            for number in range(25):
-                _store(make_index([make_image(f"{attempt} {number}")]), writer)
-        site.publish(entry(registry, "team/app", "kept"))
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
-            assert process.stderr
-            process.stderr.readline()  # The first line says what it removes.
-            time.sleep(dice.uniform(0, 0.03))
-            process.send_signal(signal.SIGKILL)
-        cut_short += process.returncode == -signal.SIGKILL
-        assert {finding["kind"] for finding in site.scrubbed()} <= {"unnamed"}
-        assert site.tags() == {f"{NAME}:kept": str(kept.digest)}
-        pruned(site)
-        assert site.scrubbed() == []
-        assert len([path for path in (site.root / "content").rglob("*") if path.is_file()]) == 5
-    assert cut_short >= 5, "several of them were really killed on the way"
 
 
 def _store(image: FakeImage, writer: TreeWriter) -> None:

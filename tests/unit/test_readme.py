@@ -1,6 +1,7 @@
 """README and docs say what is so."""
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -36,10 +37,52 @@ def test_every_command_and_option_in_the_docs_exists() -> None:
     for line in used:
         name, *words = line.split()
         assert name in COMMANDS, line
-        command = cli.get_command(click.Context(cli), name)
-        assert command is not None
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for parameter in _command(name).params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_and_option_of_a_command_is_documented(name: str) -> None:
+    command = _command(name)
+    arguments = [piece for piece in command.collect_usage_pieces(click.Context(command)) if piece != "[OPTIONS]"]
+    usage = " ".join(("seawall", name, *arguments))
+    assert any(usage in page.read_text() for page in PAGES), f"no page says how it is called: {usage}"
+    shared = (
+        (TOP / "docs/images.md").read_text().partition("## Options that many commands have")[2].partition("\n## ")[0]
+    )
+    # The README's help block names every command, and explains none.
+    own = [page.read_text() for page in PAGES[1:] if re.search(rf"seawall {name}\b", page.read_text())]
+    named = {word for page in own for code in _code(page) for word in code.split()} | set(
+        re.findall("`(--[a-z-]+)", shared)
+    )
+    options = {max(parameter.opts, key=len) for parameter in command.params if isinstance(parameter, click.Option)}
+    assert options <= named
+
+
+def test_every_example_in_the_docs_is_a_command_line_that_the_tool_takes() -> None:
+    lines = [line for page in PAGES for code in _code(page.read_text()) for line in code.splitlines()]
+    examples = [found[1] for line in lines if (found := re.search(r"(?:^|\$ |\$\(|-- )seawall ([a-z]+ [^>|)]*)", line))]
+    taken = 0
+    for example in examples:
+        name, *arguments = shlex.split(example, comments=True)
+        # Capitals say how a command is called; that is looked at above.
+        if name in COMMANDS and arguments and not arguments[0].isupper():
+            _command(name).make_context(name, arguments)
+            taken += 1
+    assert taken > 15
+
+
+def _command(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    return command
+
+
+def _code(page: str) -> list[str]:
+    """Return what *page* has in blocks of code, and in backticks."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```\w*\n.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+    return [*blocks, *re.findall(r"`([^`]+)`", rest)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))

@@ -2,8 +2,10 @@
 
 import base64
 import binascii
+import contextlib
 import json
 import os
+import pwd
 import re
 import subprocess
 import threading
@@ -211,7 +213,14 @@ class DockerConfig:
 
 def _default_path() -> Path:
     folder = os.environ.get("DOCKER_CONFIG")
-    return (Path(folder) if folder else Path("~/.docker").expanduser()) / "config.json"
+    if folder:
+        return Path(folder) / "config.json"
+    home = Path("~").expanduser()
+    # runuser and sudo may leave the HOME of who called them, which is closed to the account that they change to.
+    if home.is_dir() and not os.access(home, os.X_OK):
+        with contextlib.suppress(KeyError):
+            home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    return home / ".docker" / "config.json"
 
 
 def _same(name: str, key: str) -> bool:

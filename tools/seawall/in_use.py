@@ -69,7 +69,7 @@ def parse_in_use(text: str, where: str) -> frozenset[InUse]:
     """Return what *text* says is in use; *where* names it in errors.
 
     *text* is a list with one reference or digest a line (``#`` starts a comment), or the JSON of ``docker ps
-    --format json``, ``docker inspect``, ``crictl ps -o json`` or ``kubectl get pods -o json``.
+    --format '{{json .}}'``, ``docker inspect``, ``crictl ps -o json`` or ``kubectl get pods -o json``.
 
     Raises:
         InputError: it is empty, or neither of these.
@@ -79,7 +79,12 @@ def parse_in_use(text: str, where: str) -> frozenset[InUse]:
         # What a command that failed leaves behind looks just like this.
         raise InputError(where, "is empty", "check what wrote it; if nothing runs there, let it hold # nothing")
     if start[0] not in "[{":
-        lines = enumerate((line.partition("#")[0].strip() for line in text.splitlines()), 1)
+        lines = tuple(enumerate((line.partition("#")[0].strip() for line in text.splitlines()), 1))
+        for number, line in lines:
+            if line == "json":
+                raise InputError(
+                    f"{where}:{number}", "'json' is what docker before 23 prints", "write --format '{{json .}}'"
+                )
         return frozenset(_parse(line, f"{where}:{number}") for number, line in lines if line)
     found: set[InUse] = set()
     for number, row in enumerate(_rows(start, where), 1):

@@ -87,11 +87,15 @@ def plan_rm(tree: Tree, references: tuple[Reference, ...]) -> Change:
     for reference in references:
         if reference.tag is None:
             raise InputError(str(reference), "names a digest, which stays until it is pruned", "give REPO:TAG")
+    pending = tree.pending_release()
+    # What a run that was interrupted has taken away is in the release that this one takes into its own.
+    gone = {move.reference for move in pending.moves if move.after is None} if pending else set()
+    gone -= tree.digests(gone).keys()
     moves = tuple(
         TagMove(reference.repository, str(reference.tag), tree.named_manifest(reference).digest, None)
-        for reference in sorted(set(references), key=str)
+        for reference in sorted(set(references) - gone, key=str)
     )
-    return Change("rm", moves, pending=tree.pending_release())
+    return Change("rm", moves, pending=pending)
 
 
 def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int | None:
