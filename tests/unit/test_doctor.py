@@ -290,6 +290,19 @@ def test_credentials_are_those_of_docker_login(auth: str, site: Site, server: Fa
         assert "wrong" not in ran.out + ran.err
 
 
+def test_what_is_refused_beside_the_image_is_an_answer(site: Site, server: FakeRegistry) -> None:
+    with FakeRegistry("bearer", store=server.store, password=SECRET) as private:
+        log_in(site, private)
+        refused = b'{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}'
+        for path in ("seawall-doctor/unknown", "/v2/library/app/"):
+            private.misbehave(Fault(on=path, status=401, body=refused))
+        image = "docker.io/library/app:1.0"
+        private.add_image("docker.io/library/app", "1.0")
+        ran = site.run("doctor", private.url, "--image", image, "--ns", "docker.io", "--json")
+        assert faults(ran) == {"ns-missing"}
+        assert ran.answer["facts"]["?ns=docker.io"] == "status 401"
+
+
 def test_who_has_no_credentials_is_told_to_log_in(site: Site, server: FakeRegistry) -> None:
     with FakeRegistry("basic", store=server.store) as private:
         ran = examine(site, private)

@@ -87,6 +87,7 @@ def examine(
         if not ping.status:
             raise SourceError(url, f"does not answer ({ping.cut})", "check address and service")
         reference = reference or _find(asker, url)
+        asker.own = reference.repository
         found = _about_image(asker, reference) | _about_lists(asker, reference, namespace)
         return Observations(
             url=url,
@@ -213,6 +214,8 @@ class _Asker:
     url: str
     credentials: CredentialsLookup
     http: HttpSession
+    own: str = ""
+    """The repository that has to be readable: of any other, 401 is an answer like all others."""
     requests: int = 0
     is_authorized: bool = False
     _silences: int = 0
@@ -238,7 +241,7 @@ class _Asker:
 
         Raises:
             SourceError: the server has fallen silent.
-            CredentialsError: it refuses access to the repository.
+            CredentialsError: it refuses access to :attr:`own`.
         """
         headers = dict(headers or {})
         notes = [
@@ -268,13 +271,15 @@ class _Asker:
         try:
             header = authorization.renew(challenges, header, request, "")
         except (CredentialsError, SourceError):
-            # Of what is not there at all, 401 is an answer like any other.
-            if repository == _UNKNOWN_REPOSITORY:
-                return answer
-            raise
+            if repository == self.own:
+                raise
+            return answer
         answer = self._sent(replace(request, authorization=header), what, limit)
-        if answer.status == http.client.UNAUTHORIZED and repository != _UNKNOWN_REPOSITORY:
-            raise authorization.give_up(self.url, "")
+        if answer.status == http.client.UNAUTHORIZED:
+            error = authorization.give_up(self.url, "")
+            if repository == self.own:
+                raise error
+            return answer
         self.is_authorized = True
         return answer
 
