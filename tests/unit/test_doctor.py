@@ -140,7 +140,9 @@ ONE_FAULT_EACH: dict[str, tuple[list[Fault], set[str]]] = {
 """Faults of a server, by the name of the one that is to be found; and the clients that it breaks."""
 
 
-def test_every_client_works_with_a_server_that_does_everything_right(site: Site, server: FakeRegistry) -> None:
+def test_every_client_works_with_a_server_that_does_everything_right(
+    site: Site, server: FakeRegistry, platforms: FakeImage
+) -> None:
     ran = examine(site, server)
     assert faults(ran) == set()
     assert broken(ran) | limited(ran) == set()
@@ -148,6 +150,7 @@ def test_every_client_works_with_a_server_that_does_everything_right(site: Site,
     assert ran.answer["works"] is True
     assert ran.code == ExitCode.OK
     assert ran.answer["requests"] == len(server.requests) < 30
+    assert server.asked("GET", f"/referrers/{platforms.digest}")
 
 
 @pytest.mark.parametrize("name", ONE_FAULT_EACH)
@@ -450,6 +453,11 @@ def test_every_fault_of_the_table_is_tried_here() -> None:
         "ns-missing",
     }
     assert set(ONE_FAULT_EACH) | elsewhere == set(BY_FAULT)
+
+
+def test_every_client_stands_in_the_docs() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/doctor.md").read_text()
+    assert [client for client in CLIENTS if f"| `{client.name}` | " not in page] == []
 
 
 def test_every_claim_of_the_table_is_whole() -> None:

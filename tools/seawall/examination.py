@@ -88,7 +88,10 @@ def examine(
             raise SourceError(url, f"does not answer ({ping.cut})", "check address and service")
         reference = reference or _find(asker, url)
         asker.own = reference.repository
-        found = _about_image(asker, reference) | _about_lists(asker, reference, namespace)
+        found = _about_image(asker, reference)
+        by_tag: Answer = found["tag_get"]
+        digest = Digest.of(by_tag.content) if by_tag.is_ok else Digest("0" * 64)
+        found |= _about_lists(asker, reference, digest, namespace)
         return Observations(
             url=url,
             requests=asker.requests,
@@ -149,9 +152,8 @@ def _about_blob(asker: "_Asker", repository: str, blob: Descriptor) -> dict[str,
     }
 
 
-def _about_lists(asker: "_Asker", reference: Reference, namespace: str) -> dict[str, Any]:
+def _about_lists(asker: "_Asker", reference: Reference, digest: Digest, namespace: str) -> dict[str, Any]:
     repository, accept = reference.repository, {"Accept": ACCEPT}
-    digest = reference.digest or Digest("0" * 64)
     # As a mirror, containerd leaves the registry's own name out of the path: that is what ns is for.
     mirrored = repository.removeprefix(f"{namespace}/") if namespace else repository
     query = f"ns={namespace or DEFAULT_NAMESPACE}"
