@@ -76,7 +76,7 @@ class Bench:
 
     def push(self, repository: str, tag: str, layers: list[tuple[str, int]]) -> Pin:
         """Push an image with *layers* (seed and size); return what its tag is to be pinned to."""
-        rows = [self._push_layer(repository, seed, int(size * self.scale)) for seed, size in layers]
+        rows = [self.push_layer(repository, seed, int(size * self.scale)) for seed, size in layers]
         config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "tag": tag}
         config["rootfs"]["diff_ids"] = [row["digest"] for row in rows]  # type: ignore[index]
         document = {
@@ -90,7 +90,8 @@ class Bench:
         requests.put(url, data=content, headers={"Content-Type": MANIFEST_TYPE}, timeout=60).raise_for_status()
         return Pin(digest=Digest.of(content), media_type=MANIFEST_TYPE, size=len(content))
 
-    def _push_layer(self, repository: str, seed: str, size: int) -> dict[str, Any]:
+    def push_layer(self, repository: str, seed: str, size: int) -> dict[str, Any]:
+        """Push a layer that is made from *seed*, the same bytes each time; return its descriptor."""
         # A gzip member that nothing makes smaller: whoever compresses what is not compressed leaves it as it is.
         dice = random.Random(seed)  # noqa: S311
         plain = b"".join(dice.randbytes(min(MB, size - at)) for at in range(0, size, MB))

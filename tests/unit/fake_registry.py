@@ -17,7 +17,7 @@ import re
 import ssl
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
@@ -132,6 +132,8 @@ class Fault:
     """The one method it strikes."""
     ranged: bool = False
     """Strikes only where a range is asked for."""
+    when: Callable[["Received"], bool] | None = None
+    """Strikes only where this holds of the request."""
     times: int | None = None
     """How often it strikes before all is well again; None for always."""
 
@@ -312,6 +314,7 @@ class FakeRegistry:
         with self._lock:
             for fault in self.faults:
                 applies = str(fault.on) in request.path and fault.method in {None, request.method}
+                applies = applies and (fault.when is None or fault.when(request))
                 if applies and (request.range or not fault.ranged) and fault.times != 0:
                     if fault.times is not None:
                         fault.times -= 1
@@ -342,6 +345,8 @@ class FakeRegistry:
             return self._challenge(parts.path)
         if parts.path in {"/v2", "/v2/"}:
             return _json_answer(200, {})
+        if parts.path == "/v2/_catalog":
+            return _json_answer(200, {"repositories": sorted({repository for repository, _ in self.store.manifests})})
         match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)", parts.path)
         if match is None:
             return _error(404, "NAME_UNKNOWN", "no such thing")

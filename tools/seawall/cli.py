@@ -16,6 +16,7 @@ COMMANDS = (
     "add",
     "bundle",
     "diff",
+    "doctor",
     "inspect",
     "lock",
     "ls",

@@ -8,7 +8,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     DOES_NOT_HOLD = 1
-    """``verify`` found something that is not as it should be, or ``diff`` a difference."""
+    """``verify`` found something that is not as it should be, ``diff`` a difference, ``doctor`` a client that fails."""
     USAGE = 2
     """The command line itself is wrong (the code that click uses)."""
     INPUT = 3

@@ -89,6 +89,8 @@ class HttpRequest:
     """The ``Authorization`` header; it stays on the host that *url* names."""
     form: Mapping[str, str] | None = field(default=None, repr=False)
     """The body of a POST."""
+    accept: tuple[str, ...] = ()
+    """What is accepted, each in a line of its own: to HTTP the same as one line with commas, not to every server."""
 
 
 class UnavailableError(TransientError):
@@ -207,7 +209,7 @@ class HttpSession:
         """
         hop, is_home = request, True
         for _ in range(_REDIRECTS_MAX + 1):
-            response = self._send_one(hop, sent)
+            response = self.send_once(hop, sent)
             target = self._redirect(hop, response) if request.method != "POST" else None
             if target is None:
                 return self._available(hop, response)
@@ -274,7 +276,13 @@ class HttpSession:
             text = text.replace(secret, "***")
         return printable(text)
 
-    def _send_one(self, request: HttpRequest, sent: Callable[[], None]) -> requests.Response:
+    def send_once(self, request: HttpRequest, sent: Callable[[], None]) -> requests.Response:
+        """Send *request*, and return whatever is answered, a redirect or an error too, its body yet to be read.
+
+        Raises:
+            UnavailableError: no connection, or no answer.
+            SourceError: the server cannot be asked at all: its certificate.
+        """
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **request.headers}
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
@@ -287,7 +295,7 @@ class HttpSession:
                 request.url,
                 headers=headers,
                 data=dict(request.form) if request.form is not None else None,
-                auth=_as_it_is,
+                auth=_Lines(request.accept),
                 # Programs on this machine are not reached through a proxy (as in Go's net/http, and so in Docker).
                 proxies={"no_proxy": host} if is_loopback(host) else None,
                 stream=True,
@@ -451,9 +459,24 @@ class _Session(requests.Session):
         """Return None, for `HttpSession` follows redirects: requests would read their bodies to the end first."""
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    # Given as `auth`, it keeps requests from looking for a password in .netrc and in the URL.
-    return request
+class _Lines:
+    """Given as ``auth``, it keeps requests from looking for a password in .netrc and in the URL.
+
+    It is also where a prepared request can be given a header in several lines, of which requests itself knows nothing.
+    """
+
+    def __init__(self, accept: tuple[str, ...]) -> None:
+        self._accept = accept
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._accept:
+            lines = urllib3.HTTPHeaderDict(request.headers)
+            del lines["Accept"]
+            for value in self._accept:
+                lines.add("Accept", value)
+            # A connection takes any mapping and writes it out item by item.
+            vars(request)["headers"] = lines
+        return request
 
 
 def _speaks_tls(host: str, timeout: float) -> bool | None:

@@ -72,6 +72,11 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def is_host(text: str) -> bool:
+    """Return whether *text* is written as a registry's host, with or without a port."""
+    return _HOST.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
     """An image in a tree: a repository, and a tag or a digest."""
