@@ -17,6 +17,7 @@ COMMANDS = (
     "bundle",
     "diff",
     "inspect",
+    "lists",
     "lock",
     "ls",
     "prune",
