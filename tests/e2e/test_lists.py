@@ -113,9 +113,7 @@ def test_none_are_listed_where_none_are_asked_for(url: str, listed: list[str]) -
     assert get(f"{url}/v2/no/such/tags/list", n=0).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "query", ["n=-1", "n=x", "n=1.5", "n=%31", "n=" + "9" * 30, "last=-", "last=a%00", "last=%2Fx"]
-)
+@pytest.mark.parametrize("query", ["n=-1", "n=x", "n=1.5", "n=" + "9" * 30, "last=-", "last=a%00", "last=%2Fx"])
 @pytest.mark.parametrize("path", [f"/v2/{REPOSITORY}/tags/list", "/v2/_catalog"])
 def test_what_is_no_number_or_no_name_is_400(path: str, query: str, url: str, listed: list[str]) -> None:
     answer = requests.get(f"{url}{path}?{query}", timeout=10)

@@ -164,7 +164,7 @@ def write_stale_lists(stale: StaleLists, writer: TreeWriter) -> None:
     for repository in stale.repositories:
         tags = tree.targets(repository)[0]
         writer.write_lists(filter(None, (tag_list_change(tree, repository, tags, anew=True),)))
-    write_catalog(catalog_change(tree, anew=stale.catalog), writer)
+    write_catalog(catalog_change(tree, come=stale.repositories, anew=stale.catalog), writer)
 
 
 def _release_of(change: Change, tree: Tree) -> Release:

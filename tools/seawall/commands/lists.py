@@ -19,8 +19,8 @@ from seawall.writer import hold
 def command(tree_root: Path, dry_run: bool, as_json: bool) -> None:
     """Write the tag lists and the catalog of TREE anew where they are not right.
 
-    Every change of tags keeps them as tags and repositories make them. This is for a tree of an earlier version, and for one whose file
-    `private` changed.
+    Every change of tags keeps them as tags and repositories make them. This is for a tree of an earlier version, and
+    for one whose file `private` changed.
     """
     tree = Tree.existing(tree_root)
     if dry_run:
