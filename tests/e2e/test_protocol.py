@@ -72,6 +72,10 @@ def test_a_manifest_that_is_known_is_not_sent_again(url: str, samples: Samples) 
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["ETag"] == etag
     assert "Content-Length" not in again.headers
+    assert again.headers["Cache-Control"] == "public, max-age=60, stale-if-error=86400"
+    assert again.headers["Docker-Content-Digest"] == samples.layers.digest
+    for when in ("Thu, 01 Jan 1970 00:00:01 GMT", "Fri, 01 Jan 2038 00:00:00 GMT"):
+        assert get(url, path, **{"If-Modified-Since": when}).status_code == 200
     assert get(url, path, **{"If-None-Match": '"other"'}).status_code == 200
 
 
@@ -96,6 +100,34 @@ def test_a_blob_is_served_whole_and_in_ranges(url: str, samples: Samples) -> Non
     error_code(beyond)
     stale = get(url, path, Range="bytes=0-0", **{"If-Range": '"other"'})
     assert stale.status_code == 200
+    head = get(url, path, "HEAD")
+    assert (head.headers["Content-Length"], head.headers["Docker-Content-Digest"]) == (str(size), layer["digest"])
+
+
+def test_a_blob_is_served_in_several_ranges_at_once(url: str, samples: Samples) -> None:
+    repository = samples.layers.repository
+    layer = get(url, f"/v2/{repository}/manifests/{samples.layers.tag}").json()["layers"][0]
+    path = f"/v2/{repository}/blobs/{layer['digest']}"
+    whole = get(url, path).content
+    several = get(url, path, Range="bytes=0-9,20-29,-5")
+    assert several.status_code == 206
+    kind, _, boundary = several.headers["Content-Type"].partition("; boundary=")
+    assert kind == "multipart/byteranges"
+    parts = [part.partition(b"\r\n\r\n") for part in several.content.split(f"\r\n--{boundary}".encode())[1:-1]]
+    assert [body for _, _, body in parts] == [whole[:10], whole[20:30], whole[-5:]]
+    assert all(b"application/octet-stream" in headers for headers, _, _ in parts)
+
+
+def test_the_tag_that_stands_in_for_referrers_is_a_tag_like_any(url: str, host: Host, samples: Samples) -> None:
+    folder = f"/srv/seawall/v2/{samples.layers.repository}/manifests"
+    tag = samples.layers.digest.replace(":", "-")
+    try:
+        host.run("cp", "--no-dereference", f"{folder}/{samples.layers.tag}", f"{folder}/{tag}")
+        answer = get(url, f"/v2/{samples.layers.repository}/manifests/{tag}")
+        assert answer.headers["Docker-Content-Digest"] == samples.layers.digest
+        assert answer.headers["Cache-Control"] == "public, max-age=60, stale-if-error=86400"
+    finally:
+        host.run("rm", "--force", f"{folder}/{tag}")
 
 
 def test_a_blob_of_another_repository_is_not_served(url: str, samples: Samples) -> None:
@@ -113,7 +145,7 @@ def test_tags_are_listed(url: str, samples: Samples) -> None:
 
 def test_nothing_refers_to_a_digest_so_far(url: str, samples: Samples) -> None:
     path = f"/v2/{samples.layers.repository}/referrers/{samples.layers.digest}"
-    for query in ("", "?ns=docker.io", "?artifactType=application/x"):
+    for query in ("", "?artifactType=application/x"):
         answer = get(url, path + query)
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == "application/vnd.oci.image.index.v1+json"
@@ -135,9 +167,23 @@ def test_nothing_refers_to_a_digest_so_far(url: str, samples: Samples) -> None:
         ("/releases/1.json", 404, "UNSUPPORTED"),
         ("/v2/lab/layers/manifests/", 404, "MANIFEST_UNKNOWN"),
         ("/v2/lab/layers", 404, "UNSUPPORTED"),
+        ("/v2/lab/layers/manifests/.no-tag", 404, "MANIFEST_UNKNOWN"),
+        (f"/v2/lab/layers/manifests/sha512:{'0' * 128}", 404, "MANIFEST_UNKNOWN"),
+        (f"/v2/lab/layers/blobs/sha512:{'0' * 128}", 404, "BLOB_UNKNOWN"),
+        ("/v2/lab/layers/manifests/sha256:0", 400, "DIGEST_INVALID"),
+        (f"/v2/lab/layers/manifests/sha256:{'A' * 64}", 400, "DIGEST_INVALID"),
+        ("/v2/lab/layers/blobs/latest", 400, "DIGEST_INVALID"),
+        ("/v2/lab/layers/blobs/sha256%3Aabc?ns=docker.io", 400, "DIGEST_INVALID"),
+        ("/v2/lab/layers/referrers/sha256:0", 400, "DIGEST_INVALID"),
+        ("/v2/lab/layers/referrers/1.0", 400, "DIGEST_INVALID"),
+        ("/v2/Lab/layers/manifests/1.0", 400, "NAME_INVALID"),
+        (f"/v2/lab_/layers/blobs/sha256:{'0' * 64}", 400, "NAME_INVALID"),
+        ("/v2/lab//layers/tags/list?n=1", 400, "NAME_INVALID"),
+        ("/v2//manifests/1.0", 400, "NAME_INVALID"),
+        ("/v2/-/referrers/1", 400, "NAME_INVALID"),
     ],
 )
-def test_what_is_not_there_is_404_in_json(path: str, status: int, code: str, url: str) -> None:
+def test_what_is_not_there_or_cannot_be_is_an_error_in_json(path: str, status: int, code: str, url: str) -> None:
     answer = get(url, path)
     assert (answer.status_code, error_code(answer)) == (status, code)
     assert get(url, path, "HEAD").status_code == status

@@ -126,7 +126,7 @@ DAMAGE: dict[str, tuple[Callable[[Site, FakeImage], object], str, str]] = {
     "a tag list that is behind": (
         lambda site, _: rewrite(repository(site) / "tags/list", json.dumps({"name": NAME, "tags": []}).encode()),
         "stale",
-        "does not list the tags",
+        "does not list what there is",
     ),
     "a tag list that is gone": (lambda site, _: (repository(site) / "tags/list").unlink(), "missing", "no list"),
     "a release record that is none": (

@@ -18,6 +18,7 @@ COMMANDS = (
     "diff",
     "doctor",
     "inspect",
+    "lists",
     "lock",
     "ls",
     "prune",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from seawall.digest import Digest
 from seawall.immutable import check_moves
+from seawall.lists import NONE_STALE, StaleLists
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest
 from seawall.reference import Reference, check_staged
@@ -27,6 +28,7 @@ class TreeState:
     """Each lock by its name, as it was last applied; others than the one to apply only where something may go."""
     pending: Release | None = None
     """A release that an interrupted run left half done."""
+    lists: StaleLists = NONE_STALE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,15 @@ class Plan:
     pending: Release | None
     by: str = "sync"
     """What it is for; but for ``sync``, *lock* only says what to add, and is no lock to record."""
+    lists: StaleLists = NONE_STALE
+    """Lists to write anew, whatever moves."""
 
     @property
     def is_empty(self) -> bool:
         """True where the tree serves what the lock says, and knows that it does."""
-        return not (self.fetches or self.manifests or self.links or self.moves or self.applies or self.pending)
+        return not (
+            self.fetches or self.manifests or self.links or self.moves or self.applies or self.pending or self.lists
+        )
 
     @property
     def fetch_bytes(self) -> int:
@@ -117,6 +123,7 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
         applies=by == "sync" and state.applied.get(lock.name) != lock,
         pending=state.pending,
         by=by,
+        lists=state.lists,
     )
 
 

@@ -10,8 +10,10 @@ from itertools import chain
 from seawall.digest import Digest
 from seawall.in_use import InUse
 from seawall.inventory import Inventory, Links, Needs
+from seawall.lists import catalog_change
 from seawall.progress import Progress
 from seawall.release import Release, TagMove
+from seawall.releasing import write_catalog
 from seawall.tree import StoredManifest
 from seawall.writer import TreeWriter
 
@@ -166,6 +168,8 @@ def prune(plan: PrunePlan, writer: TreeWriter, progress: Progress) -> None:
     for repository, digest in plan.blobs:
         writer.unlink_blob(repository, digest)
     writer.settle()
+    if plan.repositories:
+        write_catalog(catalog_change(writer.tree, gone=plan.repositories), writer)
     for repository in plan.repositories:
         writer.remove_repository(repository)
     writer.settle()

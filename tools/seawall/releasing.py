@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from seawall.digest import Digest
 from seawall.errors import InputError
 from seawall.immutable import check_moves
+from seawall.lists import NONE_STALE, ListChange, StaleLists, catalog_change, private_text, tag_list_change
 from seawall.lock import Lock, lock_text
 from seawall.progress import Progress
 from seawall.reference import Reference, check_staged
@@ -30,6 +31,8 @@ class Change:
     """The lock that is applied, where it is one."""
     applies: bool = False
     """True where *lock* differs from the one of its name that was last applied."""
+    lists: StaleLists = NONE_STALE
+    """Lists to write anew, whatever moves."""
 
     def __post_init__(self) -> None:
         """Raise InputError if a staged name would name something else than what it is made from."""
@@ -40,7 +43,7 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """True where there is nothing to do."""
-        return not (self.moves or self.applies or self.pending)
+        return not (self.moves or self.applies or self.pending or self.lists)
 
 
 def plan_rollback(tree: Tree, number: int) -> Change:
@@ -101,7 +104,7 @@ def plan_rm(tree: Tree, references: tuple[Reference, ...]) -> Change:
 def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int | None:
     """Do *change*; return the number of the release, or None where in the end no tag moved.
 
-    The order is: announcement, tag lists, tags, the applied lock, the release record. Killed in between, the next
+    The order is: announcement, lists, tags, the applied lock, the release record. Killed in between, the next
     run takes what was announced into its own release.
 
     Raises:
@@ -111,12 +114,7 @@ def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int 
     release = _release_of(change, tree)
     if release.moves:
         writer.begin_release(release)
-    for repository in repositories_of(change.moves, change.pending):
-        tags = set(tree.targets(repository)[0])
-        tags |= {move.tag for move in change.moves if move.repository == repository and move.after}
-        tags -= {move.tag for move in change.moves if move.repository == repository and not move.after}
-        writer.write_tag_list(repository, tags)
-    writer.settle()
+    _write_lists(change, writer)
     for move in change.moves:
         _move_tag(move, change, writer)
         progress.say(f"{move.reference} {_story(move)}")
@@ -130,6 +128,47 @@ def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int 
         writer.drop_pending()
     writer.settle()
     return None
+
+
+def _write_lists(change: Change, writer: TreeWriter) -> None:
+    """Write the tag lists as they will be when the tags have moved, and the catalog with their repositories."""
+    tree = writer.tree
+    repositories = sorted({*repositories_of(change.moves, change.pending), *change.lists.repositories})
+    # What an interrupted run left half written is not to be built upon.
+    doubtful = repositories_of((), change.pending)
+    lists = []
+    for repository in repositories:
+        moves = [move for move in change.moves if move.repository == repository]
+        tags = {*tree.targets(repository)[0], *(move.tag for move in moves if move.after)}
+        tags -= {move.tag for move in moves if not move.after}
+        lists.append(tag_list_change(tree, repository, tags, anew=repository in doubtful))
+    writer.write_lists(filter(None, lists))
+    write_catalog(catalog_change(tree, come=repositories), writer)
+
+
+def write_catalog(change: ListChange | None, writer: TreeWriter) -> None:
+    """Do *change* to the catalog, if there is one to do.
+
+    Raises:
+        TreeError: the disk refuses.
+    """
+    if change is not None:
+        writer.begin_catalog()
+        writer.write_lists((change,))
+        writer.end_catalog(private_text(writer.tree))
+
+
+def write_stale_lists(stale: StaleLists, writer: TreeWriter) -> None:
+    """Write the lists that are *stale* as the tags and repositories of the tree make them.
+
+    Raises:
+        TreeError: the disk refuses.
+    """
+    tree = writer.tree
+    for repository in stale.repositories:
+        tags = tree.targets(repository)[0]
+        writer.write_lists(filter(None, (tag_list_change(tree, repository, tags, anew=True),)))
+    write_catalog(catalog_change(tree, come=stale.repositories, anew=stale.catalog), writer)
 
 
 def _release_of(change: Change, tree: Tree) -> Release:

@@ -1,9 +1,8 @@
 """Scrub: read a whole tree again and say what is not as the tree promises."""
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -11,12 +10,15 @@ from pathlib import Path
 
 from seawall.digest import Digest
 from seawall.errors import InputError, SeawallError, SourceError, TreeError
+from seawall.listing import FIRST_PAGE, page_names
+from seawall.lists import Mismatch, catalog_mismatches, tag_list_mismatches
 from seawall.manifest import Manifest, parse_manifest
 from seawall.progress import Progress
 from seawall.reference import check_repository, check_tag
 from seawall.release import parse_release
 from seawall.tree import (
     BLOBS,
+    CATALOG_LINK,
     CONTENT,
     LOCKS,
     MANIFESTS,
@@ -105,6 +107,7 @@ def scrub(tree: Tree, progress: Progress, jobs: int) -> ScrubReport:
         count, more = _repository(tree, repository, read, sizes)
         tags += count
         findings += more
+    findings += _list_findings(tree, tree.catalog_path, catalog_mismatches(tree))
     findings += chain(_record(tree), _foreign_in_v2(tree, set(repositories)))
     size = sum(sizes.values()) + sum(len(manifest.content) for manifest in read.values())
     return ScrubReport(tuple(sorted(set(findings))), len(blobs), len(manifests), len(repositories), tags, size)
@@ -160,11 +163,23 @@ def _repository(
             findings += _needs(tree, repository, link, manifest, sizes)
     findings += _blob_links(tree, repository, named)
     listed = tree.tag_list_path(repository)
-    if tags and not listed.is_file():
-        findings.append(Finding("missing", _relative(tree, listed), "there are tags, but no list of them"))
-    elif listed.is_file() and not _lists(tree.read(listed), tags):
-        findings.append(Finding("stale", _relative(tree, listed), "does not list the tags that there are"))
+    first = listed / FIRST_PAGE
+    if tags and not first.is_file():
+        findings.append(Finding("missing", _relative(tree, first), "there are tags, but no list of them"))
+    elif first.is_file() and not first.is_symlink():
+        # An earlier version's list is one file.
+        what = "has no pages" if _lists(tree.read(first), tags) else "does not list what there is"
+        findings.append(Finding("stale", _relative(tree, first), f"{what}: seawall lists {tree.root} makes it right"))
+    elif first.is_file():
+        findings += _list_findings(tree, listed, tag_list_mismatches(tree, repository, tags))
     return len(tags), findings
+
+
+def _list_findings(tree: Tree, folder: Path, mismatches: Iterable[Mismatch]) -> Iterator[Finding]:
+    for mismatch in mismatches:
+        relative = _relative(tree, folder / mismatch.path)
+        what = "is not part of the list" if mismatch.kind == "foreign" else "does not list what there is"
+        yield Finding(mismatch.kind, relative, f"{what}: seawall lists {tree.root} makes it right")
 
 
 def _manifest_link(tree: Tree, link: Path, repository: str) -> tuple[StoredManifest | None, Finding | None]:
@@ -238,11 +253,13 @@ def _foreign_in_v2(tree: Tree, repositories: set[str]) -> Iterator[Finding]:
     """Yield files below ``v2/`` that are in no repository's place for files."""
     for path in _files(tree.root / V2):
         relative = path.relative_to(tree.root / V2)
-        for folder, name in (("manifests", None), ("blobs", None), ("tags", "list")):
-            repository = str(relative.parent.parent)
-            if relative.parent.name == folder and name in (None, relative.name) and repository in repositories:
-                break
-        else:
+        if str(relative) == CATALOG_LINK and path.is_symlink():
+            continue
+        # What is in a list's folder was looked at with the list.
+        places = {*relative.parents} & {Path(repository, "tags") for repository in repositories}
+        if relative.parent.name in {"manifests", "blobs"} and str(relative.parent.parent) in repositories:
+            continue
+        if not places:
             yield Finding("foreign", f"{V2}/{relative}", "is not part of a tree")
     for repository in repositories:
         try:
@@ -253,10 +270,9 @@ def _foreign_in_v2(tree: Tree, repositories: set[str]) -> Iterator[Finding]:
 
 def _lists(content: bytes, tags: list[str]) -> bool:
     try:
-        document = json.loads(content)
+        return page_names(content.decode(errors="replace")) == tuple(sorted(tags))
     except ValueError:
         return False
-    return isinstance(document, dict) and document.get("tags") == sorted(tags)
 
 
 def _files(top: Path) -> Iterator[Path]:

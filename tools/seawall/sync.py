@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from seawall.digest import Digest
 from seawall.errors import InputError, NotFoundError, SourceError, TransientError
+from seawall.lists import stale_lists
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest, parse_manifest
 from seawall.plan import BlobFetch, Plan, TreeState, make_plan
@@ -91,6 +92,7 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, 
             if tree.blob_size(blob.digest) == blob.size
         ),
         stored_manifests=frozenset(digest for digest in manifests if tree.stored_manifest(digest)),
+        lists=stale_lists(tree, {reference.repository for reference in lock.pins}),
     )
     return make_plan(lock, state, manifests, by)
 
@@ -126,7 +128,7 @@ def publish(plan: Plan, writer: TreeWriter, progress: Progress) -> int | None:
             writer.link_manifest(links.repository, str(stored.digest), stored)
     writer.settle()
     lock = plan.lock if plan.by == "sync" else None
-    change = Change(plan.by, plan.moves, plan.targets, plan.pending, lock, applies=plan.applies)
+    change = Change(plan.by, plan.moves, plan.targets, plan.pending, lock, applies=plan.applies, lists=plan.lists)
     return make_release(change, writer, progress)
 
 

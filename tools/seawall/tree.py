@@ -7,7 +7,10 @@ Layout, below the root::
     v2/<repository>/blobs/sha256:<hex>           relative symlink into content/blobs
     v2/<repository>/manifests/sha256:<hex>       relative symlink into content/manifests
     v2/<repository>/manifests/<tag>              the same target
-    v2/<repository>/tags/list                    the tag list, as a client is to see it
+    v2/<repository>/tags/                        the tag list and its pages (see seawall.listing)
+    v2/_catalog                                  link to the first page of the catalog
+    catalog/                                     the list of repositories, and its pages
+    private                                      prefixes of repositories that the catalog leaves out, one a line
     releases/<n>.json                            what release n moved
     releases/pending.json                        what a release that is under way is moving
     locks/<name>.lock                            each lock as it was last applied
@@ -37,7 +40,10 @@ LOCKS = "locks"
 INCOMING = ".incoming"
 HELD = ".held"
 PENDING = "pending.json"
-TOP_LEVEL = frozenset({CONTENT, V2, RELEASES, LOCKS, INCOMING, HELD})
+CATALOG = "catalog"
+CATALOG_LINK = "_catalog"
+PRIVATE = "private"
+TOP_LEVEL = frozenset({CONTENT, V2, RELEASES, LOCKS, CATALOG, PRIVATE, INCOMING, HELD})
 
 _IGNORED = frozenset({"lost+found"})
 
@@ -116,8 +122,13 @@ class Tree:
         return self.repository_path(repository) / "manifests" / target
 
     def tag_list_path(self, repository: str) -> Path:
-        """Return the file with the tag list of *repository*."""
-        return self.repository_path(repository) / "tags" / "list"
+        """Return the folder with the tag list of *repository*."""
+        return self.repository_path(repository) / "tags"
+
+    @property
+    def catalog_path(self) -> Path:
+        """The folder with the list of repositories."""
+        return self.root / CATALOG
 
     # What is there.
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import pwd
 import stat
@@ -15,14 +14,18 @@ from pathlib import Path
 
 from seawall.digest import Digest
 from seawall.errors import InputError, SourceError, TransientError, TreeError, TreeHeldError
+from seawall.listing import FIRST_PAGE
+from seawall.lists import ListChange, stored_paths
 from seawall.manifest import Descriptor, Manifest
 from seawall.release import Release, release_text
 from seawall.tree import (
+    CATALOG_LINK,
     CONTENT,
     HELD,
     INCOMING,
     LOCKS,
     PENDING,
+    PRIVATE,
     RELEASES,
     V2,
     StoredManifest,
@@ -36,6 +39,7 @@ PARTIAL_KEPT = 7 * 24 * 3600
 _PARTIAL = ".part"
 _PIECE_BYTES = 1024 * 1024
 _WRITE_BACK_BYTES = 8 * 1024 * 1024
+_EMPTY = Digest.of(b"")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -136,12 +140,15 @@ class TreeWriter:
     def remove_repository(self, repository: str) -> None:
         """Remove the folders of *repository*, which serves nothing any more, and those above that hold nothing else."""
         folder = self.tree.repository_path(repository)
-        self._unlink(self.tree.tag_list_path(repository))
+        self._unlink(self.tree.tag_list_path(repository) / FIRST_PAGE)
+        for path in stored_paths(self.tree.tag_list_path(repository)):
+            self._unlink(self.tree.tag_list_path(repository) / path)
+        for name in ("after", "to"):
+            self._remove_folder(self.tree.tag_list_path(repository) / name)
         # "manifests" is what makes it a repository: it goes last, so that a killed run can be finished.
         for name in ("tags", "referrers", "blobs", "manifests"):
             self._remove_folder(folder / name)
-        while folder != self.tree.root / V2 and self._remove_folder(folder):
-            folder = folder.parent
+        self._remove_empty(folder, self.tree.root / V2)
 
     def remove_blob(self, digest: Digest) -> None:
         """Remove the content of the blob *digest*, which no repository serves any more."""
@@ -151,10 +158,37 @@ class TreeWriter:
         """Remove the content of *manifest*, which no repository serves any more."""
         self._unlink(self.tree.manifest_path(manifest))
 
-    def write_tag_list(self, repository: str, tags: Iterable[str]) -> None:
-        """Write the tag list of *repository* (OCI Distribution Specification 1.1, "Listing tags")."""
-        document = {"name": repository, "tags": sorted(tags)}
-        self._write(self.tree.tag_list_path(repository), json.dumps(document, separators=(",", ":")))
+    def write_lists(self, changes: Iterable[ListChange]) -> None:
+        """Do *changes*, all of them in step: what is linked to is on the disk before links lead there."""
+        changes = tuple(changes)
+        for at in changes:
+            for path in at.change.names:
+                self._touch(at.folder / path)
+            for path, names in at.change.grown.items():
+                self._write(at.folder / path, at.shape.page(names))
+        self.settle()
+        for at in changes:
+            for path, to in at.change.links.items():
+                self._link(at.folder / path, at.folder / to)
+            for path, names in at.change.shrunk.items():
+                self._write(at.folder / path, at.shape.page(names))
+        self.settle()
+        for at in changes:
+            for path in at.change.removed:
+                self._unlink(at.folder / path)
+                self._remove_empty((at.folder / path).parent, at.folder)
+        self.settle()
+
+    def begin_catalog(self) -> None:
+        """Note that the catalog is about to change, so that a run after a killed one writes all of it anew."""
+        self._unlink(self.tree.catalog_path / PRIVATE)
+        self.settle()
+
+    def end_catalog(self, private: str) -> None:
+        """Note that the catalog is whole, and leaves out what *private* says; let ``v2/`` serve it."""
+        self._write(self.tree.catalog_path / PRIVATE, private)
+        self._link(self.tree.root / V2 / CATALOG_LINK, self.tree.catalog_path / FIRST_PAGE)
+        self.settle()
 
     def write_applied_lock(self, name: str, text: str) -> None:
         """Keep *text*, the lock *name*, as the one that was last applied."""
@@ -206,6 +240,11 @@ class TreeWriter:
             path.unlink()
             self._note(path.parent)
 
+    def _remove_empty(self, folder: Path, top: Path) -> None:
+        """Remove *folder* and those above it, up to *top*, which stays, as long as they hold nothing."""
+        while folder != top and self._remove_folder(folder):
+            folder = folder.parent
+
     def _remove_folder(self, folder: Path) -> bool:
         """Remove *folder* if it is empty; return whether it is gone."""
         with _disk(folder):
@@ -243,6 +282,19 @@ class TreeWriter:
                     return
             with self._new_file(path, Digest.of(content)) as file:
                 _write_all(file, content)
+
+    def _touch(self, path: Path) -> None:
+        """Make an empty file, unless it is there."""
+        with _disk(path), contextlib.suppress(FileExistsError):
+            self._make_folder(path.parent)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o444)
+            try:
+                os.fchmod(file, 0o444)
+                # The same in every tree, as all times in it are.
+                os.utime(file, (_EMPTY.mtime, _EMPTY.mtime))
+            finally:
+                os.close(file)
+            self._note(path.parent)
 
     def _partial_path(self, digest: Digest) -> Path:
         return self._incoming / f"{digest.hex}{_PARTIAL}"

@@ -69,5 +69,9 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         yield tag_move_line(move)
     if plan.pending:
         yield f"finish the interrupted release {plan.pending.number}"
+    for repository in plan.lists.repositories:
+        yield f"write the tag list of {repository} anew"
+    if plan.lists.catalog:
+        yield "write the catalog anew"
     if plan.applies:
         yield f"record the lock {plan.lock.name}"
