@@ -117,6 +117,28 @@ def make_index(images: Iterable[FakeImage], *, kind: ManifestKind = OCI_INDEX) -
     return FakeImage(_manifest({"schemaVersion": 2, "mediaType": kind.media_type, "manifests": rows}), images=images)
 
 
+def make_artifact(
+    seed: str,
+    subject: FakeImage,
+    *,
+    artifact_type: str | None = "application/vnd.example.signature",
+    config_type: str = "application/vnd.oci.empty.v1+json",
+    annotations: Mapping[str, str] | None = None,
+) -> FakeImage:
+    """Return what refers to *subject*, as a signature or an SBOM does."""
+    content = make_layer(seed, 100)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST.media_type,
+        "config": _describe(b"{}", config_type),
+        "layers": [_describe(content, "application/vnd.example.blob")],
+        "subject": _describe(subject.content, subject.manifest.kind.media_type),
+        **({"artifactType": artifact_type} if artifact_type else {}),
+        **({"annotations": dict(annotations)} if annotations else {}),
+    }
+    return FakeImage(_manifest(document), blobs={Digest.of(blob): blob for blob in (b"{}", content)})
+
+
 def make_docker_list(images: Iterable[FakeImage]) -> FakeImage:
     """Return a Docker manifest list of *images*."""
     return make_index(images, kind=DOCKER_LIST)
@@ -231,6 +253,14 @@ class FakeRegistry:
         self.token_field = "token"
         self.tags_page = 1000
         """The most tags that a page of the tag list has, however many are asked for."""
+        self.lists_referrers = True
+        """Whether there is a referrers API."""
+        self.referrers_page = 1000
+        """The most referrers that a page of a list has."""
+        self.endless_referrers = False
+        """Whether every page of a list names a next one."""
+        self.claims: dict[Digest, list[Digest]] = {}
+        """By subject, what the API and the lists behind tags name without being asked to."""
         self.challenges: list[str] | None = None
         """``WWW-Authenticate`` headers, in place of the true ones."""
         self.store = store or Store()
@@ -291,6 +321,18 @@ class FakeRegistry:
                 self.store.manifests[repository, tag] = row
         return image
 
+    def add_referrer(self, repository: str, image: FakeImage) -> FakeImage:
+        """Serve *image* in *repository*; where there is no referrers API, list it behind the tag of its subject."""
+        self.add_image(repository, None, image)
+        about = image.manifest.subject
+        assert about is not None
+        if not self.lists_referrers:
+            rows = self._referring(repository, about)
+            content = _json({"schemaVersion": 2, "mediaType": OCI_INDEX.media_type, "manifests": rows})
+            with self._lock:
+                self.store.manifests[repository, f"sha256-{about.hex}"] = (content, OCI_INDEX.media_type)
+        return image
+
     def misbehave(self, fault: Fault) -> Fault:
         """Misbehave from now on as *fault* says."""
         with self._lock:
@@ -347,11 +389,17 @@ class FakeRegistry:
             return _json_answer(200, {})
         if parts.path == "/v2/_catalog":
             return _json_answer(200, {"repositories": sorted({repository for repository, _ in self.store.manifests})})
-        match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)", parts.path)
+        match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags|referrers)/([^/]+)", parts.path)
         if match is None:
             return _error(404, "NAME_UNKNOWN", "no such thing")
-        serve = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tags}[match[2]]
-        answer = serve(match[1], f"{match[3]}?{parts.query}" if match[2] == "tags" else match[3])
+        serve = {
+            "manifests": self._manifest,
+            "blobs": self._blob,
+            "tags": self._tags,
+            "referrers": self._referrers,
+        }[match[2]]
+        is_list = match[2] in {"tags", "referrers"}
+        answer = serve(match[1], f"{match[3]}?{parts.query}" if is_list else match[3])
         return _ranged(answer, request) if ranges else answer
 
     def _manifest(self, repository: str, name: str) -> "_Answer":
@@ -378,6 +426,30 @@ class FakeRegistry:
             following = f"/v2/{repository}/tags/list?n={size}&last={tags[size - 1]}"
             answer.headers["Link"] = f'<{following}>; rel="next"'
         return answer
+
+    def _referrers(self, repository: str, name: str) -> "_Answer":
+        if not self.lists_referrers:
+            return _Answer(404, {"Content-Type": "text/plain"}, b"404 page not found")
+        digest, _, text = name.partition("?")
+        page = int(parse_qs(text).get("page", ["0"])[0])
+        rows = self._referring(repository, Digest.parse(digest))
+        size, first = self.referrers_page, self.referrers_page * page
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX.media_type, "manifests": rows[first : first + size]}
+        answer = _Answer(200, {"Content-Type": OCI_INDEX.media_type}, _json(document))
+        if self.endless_referrers or len(rows) > first + size:
+            answer.headers["Link"] = f'</v2/{repository}/referrers/{digest}?page={page + 1}>; rel="next"'
+        return answer
+
+    def _referring(self, repository: str, subject: Digest) -> list[dict[str, Any]]:
+        rows = []
+        for (repo, name), (content, media_type) in sorted(self.store.manifests.items()):
+            claimed = Digest.of(content) in self.claims.get(subject, ())
+            refers = json.loads(content).get("subject", {}).get("digest") == str(subject)
+            if repo == repository and ":" in name and (refers or claimed):
+                rows.append(_describe(content, media_type))
+        missing = {str(digest) for digest in self.claims.get(subject, ())} - {name for _, name in self.store.manifests}
+        rows += [{"mediaType": OCI_MANIFEST.media_type, "digest": name, "size": 100} for name in sorted(missing)]
+        return rows
 
     def _may(self, request: Received) -> bool:
         kind, _, value = (request.authorization or "").partition(" ")

@@ -16,7 +16,7 @@ from seawall.manifest import MANIFEST_MAX_BYTES
 from seawall.media_type import DOCKER_MANIFEST
 from seawall.reference import LayoutLocation
 from seawall.source import Source
-from unit.fake_registry import ARM64, FakeImage, make_image, make_index, make_layer
+from unit.fake_registry import ARM64, FakeImage, make_artifact, make_image, make_index, make_layer
 
 REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -71,6 +71,35 @@ def failure(action: Callable[[], object]) -> SourceError:
         action()
     assert "\n" not in str(caught.value)
     return caught.value
+
+
+# What refers to what
+
+
+def test_what_refers_to_an_image_is_found_by_its_subject(layout: Layout) -> None:
+    image = layout.add(make_image("app"), "1.0")
+    unnamed = layout.add(make_artifact("signature", image), None)
+    named = layout.add(make_artifact("sbom", image), "sbom")
+    layout.add(make_artifact("of another", make_image("another")), None)
+    assert {row.digest for row in layout.source.referrers(image.digest)} == {unnamed.digest, named.digest}
+    assert layout.source.referrers(unnamed.digest) == ()
+
+
+@pytest.mark.parametrize("prefix", ["", "registry.example/app:"])
+def test_what_the_list_behind_a_tag_names_is_found_once(layout: Layout, prefix: str) -> None:
+    image = layout.add(make_image("app"), "1.0")
+    both, listed = make_artifact("signature", image), make_artifact("sbom", image)
+    layout.add(both, None)
+    layout.add(make_index([both, listed]), f"{prefix}sha256-{image.digest.hex}")
+    assert [row.digest for row in layout.source.referrers(image.digest)].count(both.digest) == 1
+    assert {row.digest for row in layout.source.referrers(image.digest)} == {both.digest, listed.digest}
+
+
+def test_a_manifest_that_is_missing_is_named(layout: Layout) -> None:
+    image = layout.add(make_image("app"), "1.0")
+    layout.blob(image.digest).unlink()
+    error = failure(lambda: layout.source.referrers(image.digest))
+    assert str(layout.blob(image.digest)) in str(error)
 
 
 # What a layout holds

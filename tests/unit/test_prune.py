@@ -114,7 +114,9 @@ def test_a_signature_stays_and_goes_with_what_it_signs(site: Site, images: list[
         for signature in signatures:
             _store(signature, writer)
     pruned(site)
-    assert served(site) == digests(images[3], signatures[3])
+    (listed,) = (site.root / f"v2/{NAME}/referrers").iterdir()
+    assert listed.name == str(images[3].digest)
+    assert served(site) == digests(images[3], signatures[3]) | {str(Digest.of(listed.read_bytes()))}
     assert site.scrubbed() == []
 
 

@@ -38,7 +38,7 @@ def test_releases_are_listed_with_what_made_them(site: Site, images: list[FakeIm
         (3, "sync", "site", 1),
     ]
     shown = site.run("releases", site.root).out.splitlines()
-    assert shown[0].split() == ["RELEASE", "TIME", "BY", "LOCK", "TAGS"]
+    assert shown[0].split() == ["RELEASE", "TIME", "BY", "LOCK", "TAGS", "REFERRERS"]
     assert len(shown) == 4
 
 

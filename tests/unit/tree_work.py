@@ -13,7 +13,7 @@ from seawall.lock import read_lock
 from seawall.progress import Silent
 from seawall.scrub import scrub
 from seawall.tree import CONTENT, LOCKS, RELEASES, V2
-from unit.fake_registry import AMD64, ARM64, FakeRegistry, make_image, make_index, make_layer
+from unit.fake_registry import AMD64, ARM64, FakeRegistry, make_artifact, make_image, make_index, make_layer
 from unit.tool_site import Site, entry
 
 NAME, TOOL = "up.example/team/app", "up.example/team/tool"
@@ -31,16 +31,17 @@ def publish(site: Site, registry: FakeRegistry, generation: str, *tags: str) -> 
 
 
 def renew(site: Site, registry: FakeRegistry, generation: str, *tags: str) -> None:
-    """Point the tags of the registry at new images, and lock *tags*."""
+    """Point the tags of the registry at new images, which are signed, and lock *tags* with their signatures."""
     shared = make_layer(f"{generation} shared", 300_000)
     for tag in TAGS:
         layers = [shared, make_layer(f"{generation} {tag}", 50_000)]
-        registry.add_image("team/app", tag, make_image(f"{generation} {tag}", layers=layers))
+        image = registry.add_image("team/app", tag, make_image(f"{generation} {tag}", layers=layers))
+        registry.add_referrer("team/app", make_artifact(f"{generation} {tag}", image))
     pair = [make_image(generation, platform=platform) for platform in (AMD64, ARM64)]
     registry.add_image("team/app", TAGS[0], make_index(pair))
     registry.add_image("team/app", "old", make_image("old"))
     registry.add_image("team/tool", "1", make_image(f"{generation} tool", layers=[shared]))
-    site.declare(entry(registry, "team/app", *tags), entry(registry, "team/tool", "1"))
+    site.declare(entry(registry, "team/app", *tags) | {"referrers": True}, entry(registry, "team/tool", "1"))
     assert site.lock("--upgrade").code == 0
 
 
@@ -71,8 +72,9 @@ def a_prune(site: Site, registry: FakeRegistry) -> Arguments:
 
 def an_add(site: Site, registry: FakeRegistry) -> Arguments:
     publish(site, registry, "first", "old", *TAGS)
-    registry.add_image("team/app", "added", make_index([make_image("a"), make_image("b")]))
-    return ["add", site.root, f"docker://{registry.host}/team/app:added", f"{NAME}:t1", "--plain-http"]
+    added = registry.add_image("team/app", "added", make_index([make_image("a"), make_image("b")]))
+    registry.add_referrer("team/app", make_artifact("of what is added", added))
+    return ["add", site.root, f"docker://{registry.host}/team/app:added", f"{NAME}:t1", "--plain-http", "--referrers"]
 
 
 def an_rm(site: Site, registry: FakeRegistry) -> Arguments:

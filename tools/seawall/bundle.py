@@ -23,7 +23,7 @@ from seawall.manifest import MANIFEST_MAX_BYTES, Manifest, parse_manifest
 from seawall.media_type import BY_KIND
 from seawall.progress import Progress
 from seawall.prune import mark
-from seawall.reference import Reference, check_repository, check_tag
+from seawall.reference import Reference, check_own_tag, check_repository, check_tag
 from seawall.replacement import replacing
 from seawall.tree import BLOBS, MANIFESTS, StoredManifest, Tree, parse_manifest_name
 
@@ -85,7 +85,7 @@ class BundledRepository(pydantic.BaseModel):
 
     repository: str
     manifests: tuple[BundledManifest, ...]
-    """All that its moved tags need, in the file or in the tree already."""
+    """All that its moved tags and new referrers need, in the file or in the tree already."""
     blobs: tuple[BundledBlob, ...]
     tags: tuple[BundledTag, ...]
 
@@ -143,17 +143,21 @@ def plan_bundle(inventory: Inventory, since: int, where: str) -> BundlePlan:
             path = paths.setdefault(move.reference, [move.before])
             path += [digest for digest in (move.before, move.after) if digest != path[-1]]
     now = {Reference(links.repository, tag): digest for links in inventory.links for tag, digest in links.tags.items()}
-    there = _below({**now, **{reference: path[0] for reference, path in paths.items()}}.values(), inventory)
+    new = {r for record in inventory.records if record.release.number > since for r in record.release.referrers}
+    before = {**now, **{reference: path[0] for reference, path in paths.items()}}
+    old = (d for record in inventory.records if record.release.number <= since for _, d in record.release.referrers)
+    there = _below((*before.values(), *old), inventory)
     there_blobs = {blob for digest in there for blob in inventory.needs[digest].blobs}
     by_name = {links.repository: links for links in inventory.links}
     repositories = tuple(
         _bundled(
             by_name.get(name, Links(name, {}, {}, {})),
             {str(ref.tag): tuple(path) for ref, path in sorted(paths.items(), key=str) if ref.repository == name},
+            {digest for repository, digest in new if repository == name},
             inventory,
             where,
         )
-        for name in sorted({reference.repository for reference in paths})
+        for name in sorted({*(reference.repository for reference in paths), *(name for name, _ in new)})
     )
     manifests = {m.stored: m for r in repositories for m in r.manifests if m.digest not in there}
     blobs = {b.digest: b for r in repositories for b in r.blobs if b.digest not in there_blobs}
@@ -191,9 +195,14 @@ def _below(roots: Iterable[Digest | None], inventory: Inventory) -> set[Digest]:
 
 
 def _bundled(
-    links: Links, paths: dict[str, tuple[Digest | None, ...]], inventory: Inventory, where: str
+    links: Links,
+    paths: dict[str, tuple[Digest | None, ...]],
+    referrers: set[Digest],
+    inventory: Inventory,
+    where: str,
 ) -> BundledRepository:
-    ends = {path[-1] for path in paths.values()} - {None}
+    # What was pruned since is no loss: a referrer goes with what it refers to.
+    ends = {path[-1] for path in paths.values()} - {None} | (referrers & links.manifests.keys())
     needed = mark((digest for digest in ends if digest), links.manifests, inventory.needs) & links.manifests.keys()
     blobs = {blob for digest in needed for blob in inventory.needs[digest].blobs}
     lost = sorted((ends - needed) | (blobs - inventory.blobs.keys()), key=str)
@@ -468,7 +477,7 @@ def _read_index(tar: tarfile.TarFile, where: str) -> Bundle:
         for own in bundle.repositories:
             check_repository(own.repository, _INDEX)
             for tag in own.tags:
-                check_tag(tag.tag, _INDEX)
+                check_own_tag(Reference(own.repository, check_tag(tag.tag, _INDEX)))
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -77,6 +77,10 @@ class CompressedSource:
         made = self._made[digest]
         return made.content, made.kind.media_type
 
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:  # noqa: ARG002 - as every source has it
+        """Return nothing: the manifests are made here, and nobody can refer to them."""
+        return ()
+
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB.
 

@@ -16,8 +16,11 @@ from seawall.reference import (
     EngineLocation,
     FileLocation,
     Location,
+    MadeLocation,
+    Reference,
     RegistryLocation,
     TreeLocation,
+    check_own_tag,
     check_repository,
     check_tag,
     parse_location,
@@ -91,6 +94,8 @@ class ImageEntry(pydantic.BaseModel):
     compression: Compression | None = None
     """How layers are compressed that come uncompressed: ``gzip`` (the default of ``docker-daemon:`` and
     ``docker-archive:``) or ``zstd``. ``oci:`` and ``oci-archive:`` stay as they are if it is left out."""
+    referrers: bool = False
+    """Also carry what refers to the images: signatures, attestations, SBOMs."""
     plain_http: bool = False
     """Talk HTTP to the source's registry, not HTTPS."""
 
@@ -99,10 +104,13 @@ class ImageEntry(pydantic.BaseModel):
         try:
             location = parse_location(self.source, "source")
             check_compression(location, self.compression)
+            check_referrers(location, self.compression, wanted=self.referrers)
             if self.name:
                 check_repository(self.name, "name")
             else:
                 default_name(location)
+            for tag in self.names:
+                check_own_tag(Reference(self.repository, tag))
         except InputError as error:
             raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
         if len(set(self.tags)) != len(self.tags):
@@ -163,6 +171,17 @@ def check_compression(location: Location, compression: Compression | None) -> No
     """
     if compression is not None and isinstance(location, RegistryLocation | TreeLocation):
         raise InputError("compression", f"is given, and the layers of {location} stay as they are", "leave it out")
+
+
+def check_referrers(location: Location, compression: Compression | None, *, wanted: bool) -> None:
+    """Check that what refers to the images of *location* may be *wanted*.
+
+    Raises:
+        InputError: their manifests are made here, and nothing refers to what nobody knows.
+    """
+    if wanted and (compression is not None or isinstance(location, MadeLocation)):
+        what = f"are wanted, and nothing refers to manifests that are made here of what {location} has"
+        raise InputError("referrers", what, "leave them out")
 
 
 class ImagesFile(pydantic.BaseModel):

@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seawall.digest import Digest
 from seawall.errors import InputError, TreeError
 from seawall.lock import Lock
 from seawall.manifest import Manifest
+from seawall.reference import listed_subject
+from seawall.referrer_list import Row, row_of
 from seawall.release import Release
 from seawall.tree import BLOBS, MANIFESTS, RELEASES, StoredManifest, Tree, parse_manifest_name
 
@@ -35,12 +37,15 @@ class Needs:
     blobs: frozenset[Digest] = frozenset()
     subject: Digest | None = None
     """What it refers to, as a signature does."""
+    row: Row | None = None
+    """What a list of referrers says of it, where it has a subject."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Needs":
         """Return what *manifest* names."""
         children = frozenset(child.digest for child in manifest.children)
-        return cls(children, frozenset(blob.digest for blob in manifest.blobs), manifest.subject)
+        blobs = frozenset(blob.digest for blob in manifest.blobs)
+        return cls(children, blobs, manifest.subject, row_of(manifest) if manifest.subject else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,10 @@ class Links:
     manifests: Mapping[Digest, float]
     """By digest, with when the link came (its ctime, seconds since the epoch)."""
     blobs: Mapping[Digest, float]
+    referrer_lists: Mapping[Digest, Digest] = field(default_factory=dict)
+    """By subject, the digest of the list of its referrers: of the file that the API is answered with."""
+    list_tags: Mapping[Digest, Digest] = field(default_factory=dict)
+    """By subject, what the tag of that list points at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +129,17 @@ def _contents(top: Path) -> Iterator[tuple[Path, Content]]:
 def _links(tree: Tree, repository: str, known: Mapping[Digest, Needs]) -> Links:
     folder = tree.repository_path(repository)
     tags: dict[str, Digest] = {}
+    list_tags: dict[Digest, Digest] = {}
     manifests: dict[Digest, float] = {}
     for entry in _entries(folder / "manifests"):
         stored = tree.linked_manifest(repository, entry.name) if entry.is_symlink() else None
         if stored is None or stored.digest not in known:
             raise TreeError(entry.path, "points at no manifest of this tree", f"run seawall verify {tree.root}")
+        listed = listed_subject(entry.name)
         if ":" in entry.name:
             manifests[stored.digest] = entry.stat(follow_symlinks=False).st_ctime
+        elif listed is not None:
+            list_tags[listed] = stored.digest
         else:
             tags[entry.name] = stored.digest
     blobs = {
@@ -134,7 +147,11 @@ def _links(tree: Tree, repository: str, known: Mapping[Digest, Needs]) -> Links:
         for entry in _entries(folder / "blobs")
         if entry.is_symlink()
     }
-    return Links(repository, tags, manifests, blobs)
+    lists = {
+        Digest.parse(entry.name, entry.path): Digest.of(tree.read(Path(entry.path)))
+        for entry in _entries(folder / "referrers")
+    }
+    return Links(repository, tags, manifests, blobs, lists, list_tags)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -1,6 +1,7 @@
 """The ``oci:`` and ``oci-archive:`` sources: an OCI image layout (OCI Image Specification 1.1, image-layout.md)."""
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 from seawall.digest import Digest
 from seawall.errors import InputError, SourceError
 from seawall.layout_files import Archive, Folder, LayoutFiles
-from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor
+from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
 from seawall.media_type import BY_MEDIA_TYPE
-from seawall.reference import LayoutArchiveLocation, LayoutLocation, is_tag
+from seawall.reference import LayoutArchiveLocation, LayoutLocation, is_tag, listed_subject
+from seawall.referrer_list import claimed
 
 _VERSION_NAME = "oci-layout"
 _INDEX_NAME = "index.json"
@@ -32,7 +34,7 @@ class _Entry:
 class LayoutSource:
     """Images of one OCI image layout; may be used by several threads.
 
-    A folder is read anew each time it is asked, an archive is gone through once.
+    A folder is read anew each time it is asked, an archive is gone through once; so is what refers to what.
 
     Args:
         location: where it is.
@@ -44,6 +46,8 @@ class LayoutSource:
         self._files: LayoutFiles = (
             Folder(location.path) if isinstance(location, LayoutLocation) else Archive(location.path, spool_folder)
         )
+        self._by_subject: dict[Digest, list[Descriptor]] | None = None
+        self._mutex = threading.Lock()
 
     @property
     def requests(self) -> int:
@@ -94,11 +98,37 @@ class LayoutSource:
             SourceError: there is no such manifest, it is larger than 4 MiB, or the file holds other bytes.
         """
         types = {entry.descriptor.digest: entry.descriptor.media_type for entry in self._entries()}
-        name = _blob_name(digest)
-        content = self._read(name, MANIFEST_MAX_BYTES)
-        if Digest.of(content) != digest:
-            raise SourceError(self._files.where_is(name), f"holds other bytes than {digest}", _REMAKE)
-        return content, types.get(digest, "")
+        return self._content(digest), types.get(digest, "")
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        """Return what of ``index.json`` refers to the manifest *subject*, and what the list behind its tag names.
+
+        The manifests of ``index.json`` are read once, when this is first asked.
+
+        Raises:
+            SourceError: it is no image layout, or a manifest is missing or malformed.
+        """
+        with self._mutex:
+            if self._by_subject is None:
+                self._by_subject = self._read_subjects()
+        return tuple({row.digest: row for row in self._by_subject.get(subject, ())}.values())
+
+    def _read_subjects(self) -> dict[Digest, list[Descriptor]]:
+        found: dict[Digest, list[Descriptor]] = {}
+        for entry in self._entries():
+            descriptor = entry.descriptor
+            if descriptor.media_type not in BY_MEDIA_TYPE:
+                continue
+            content = self._content(descriptor.digest)
+            where = f"{self._location}@{descriptor.digest}"
+            listed = listed_subject(_tag_of(entry.name) or entry.name)
+            if listed is not None:
+                found.setdefault(listed, []).extend(claimed(content, where))
+                continue
+            own = parse_manifest(content, where, descriptor.media_type).subject
+            if own is not None:
+                found.setdefault(own, []).append(descriptor)
+        return found
 
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB, never more in all than its size.
@@ -119,6 +149,13 @@ class LayoutSource:
                     raise _other_size(self._files.where_is(name), blob.size - left, blob.size)
                 left -= len(piece)
                 yield piece
+
+    def _content(self, digest: Digest) -> bytes:
+        name = _blob_name(digest)
+        content = self._read(name, MANIFEST_MAX_BYTES)
+        if Digest.of(content) != digest:
+            raise SourceError(self._files.where_is(name), f"holds other bytes than {digest}", _REMAKE)
+        return content
 
     def _check_version(self) -> None:
         if not self._files.has(_VERSION_NAME):

@@ -1,7 +1,7 @@
 """The lock (``images.lock``): every tag pinned to a digest, and how it comes about."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,6 +55,27 @@ class Pin(pydantic.BaseModel):
     """Whether the tag must never be pinned to anything else."""
 
 
+class Referrer(pydantic.BaseModel):
+    """What refers to a manifest, pinned: a descriptor, and what it refers to."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_by_name=True, validate_by_alias=True
+    )
+
+    digest: Annotated[Digest, pydantic.BeforeValidator(_digest)]
+    media_type: Annotated[str, pydantic.AfterValidator(_manifest_media_type)] = pydantic.Field(alias="mediaType")
+    size: int = pydantic.Field(ge=1)
+    """Bytes."""
+    subject: Annotated[Digest, pydantic.BeforeValidator(_digest)]
+    tag: Tag | None = None
+    """Its tag, where that is how it refers, as cosign's do; None where the manifest says itself what it refers to."""
+
+    @property
+    def pin(self) -> Pin:
+        """The same without what it refers to."""
+        return Pin(digest=self.digest, media_type=self.media_type, size=self.size)
+
+
 class LockedFilter(pydantic.BaseModel):
     """A filter, with the tags that it found when the source was last asked."""
 
@@ -67,7 +88,7 @@ class LockedFilter(pydantic.BaseModel):
 class LockedImage(pydantic.BaseModel):
     """One source and the tags that it fills a repository with."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str
     """The repository in the tree."""
@@ -80,6 +101,11 @@ class LockedImage(pydantic.BaseModel):
     filters: tuple[LockedFilter, ...] = ()
     """Why there are tags that nobody named; a filter that stands here as it is wanted is not asked again."""
     tags: dict[Tag, Pin] = pydantic.Field(min_length=1)
+    referrers: dict[Annotated[Digest, pydantic.BeforeValidator(_digest)], tuple[Referrer, ...]] = {}
+    """By what a tag is pinned to: all that refers to it, to what it lists, or to one of these referrers.
+
+    What is not in it was not asked for, which is not the same as that nothing refers to it.
+    """
 
     @pydantic.model_validator(mode="after")
     def _is_well_formed(self) -> "LockedImage":
@@ -102,6 +128,17 @@ class LockedImage(pydantic.BaseModel):
         """True where manifests are made of what the source has, and known after it was asked by tag."""
         return self.compression is not None or isinstance(self.location, MadeLocation)
 
+    @property
+    def pins(self) -> dict[str, Pin]:
+        """Every tag that the repository gets, those of referrers too, with what it is pinned to."""
+        return {row.tag: row.pin for rows in self.referrers.values() for row in rows if row.tag} | self.tags
+
+    @property
+    def roots(self) -> tuple[Pin, ...]:
+        """Every manifest that the repository gets for its own sake, each once: referrers, and what tags name."""
+        referrers = (row.pin for rows in self.referrers.values() for row in rows)
+        return tuple({pin.digest: pin for pin in (*referrers, *self.tags.values())}.values())
+
 
 class Lock(pydantic.BaseModel):
     """The whole lock."""
@@ -121,17 +158,53 @@ class Lock(pydantic.BaseModel):
                 if reference in seen:
                     raise ValueError(InputError("", f"pins {reference} twice", "run seawall lock again"))
                 seen.add(reference)
+        try:
+            check_attached(self.images)
+        except InputError as error:
+            raise ValueError(InputError("", f"{error.where} {error.what}", error.todo)) from error
         return self
 
     @property
     def pins(self) -> dict[Reference, Pin]:
-        """Every tag that the lock names, with what it is pinned to."""
-        return {Reference(image.name, tag): pin for image in self.images for tag, pin in image.tags.items()}
+        """Every tag that the lock names, those of referrers too, with what it is pinned to."""
+        return {Reference(image.name, tag): pin for image in self.images for tag, pin in image.pins.items()}
 
     @property
     def digests(self) -> dict[Reference, Digest]:
-        """Every tag that the lock names, with the digest that it is pinned to."""
-        return {reference: pin.digest for reference, pin in self.pins.items()}
+        """All that the lock names, with the digest that it is pinned to: tags, and referrers that have none."""
+        untagged = {
+            Reference(image.name, digest=row.digest): row.digest
+            for image in self.images
+            for rows in image.referrers.values()
+            for row in rows
+            if row.tag is None
+        }
+        return untagged | {reference: pin.digest for reference, pin in self.pins.items()}
+
+    @property
+    def listed(self) -> dict[tuple[str, Digest], frozenset[Digest]]:
+        """By repository and subject, the referrers that have to be in the list of what refers to it."""
+        found: dict[tuple[str, Digest], set[Digest]] = {}
+        for image in self.images:
+            for row in (row for rows in image.referrers.values() for row in rows if row.tag is None):
+                found.setdefault((image.name, row.subject), set()).add(row.digest)
+        return {key: frozenset(digests) for key, digests in found.items()}
+
+
+def check_attached(images: Iterable[LockedImage]) -> None:
+    """Check that nothing comes to be attached under one tag of a repository in two ways.
+
+    Raises:
+        InputError: something does.
+    """
+    seen: dict[Reference, Digest] = {}
+    for image in images:
+        for tag, pin in image.pins.items():
+            reference = Reference(image.name, tag)
+            if seen.setdefault(reference, pin.digest) != pin.digest:
+                raise InputError(
+                    str(reference), "would be two things: two sources have it differently", "carry it from one of them"
+                )
 
 
 def read_lock(path: Path) -> Lock:
@@ -174,9 +247,21 @@ def lock_text(lock: Lock) -> str:
             | ({"immutable": True} if pin.immutable else {})
             for tag, pin in sorted(image.tags.items())
         }
+        if image.referrers:
+            row["referrers"] = {
+                str(digest): [_referrer_row(referrer) for referrer in referrers]
+                for digest, referrers in sorted(image.referrers.items())
+            }
         images.append(row)
     document = {"version": 1, "name": lock.name, "images": images}
     return HEADER + yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _referrer_row(referrer: Referrer) -> dict[str, object]:
+    row: dict[str, object] = {"subject": str(referrer.subject)}
+    if referrer.tag:
+        row["tag"] = referrer.tag
+    return row | {"digest": str(referrer.digest), "mediaType": referrer.media_type, "size": referrer.size}
 
 
 def write_lock(path: Path, lock: Lock) -> bool:
@@ -210,6 +295,8 @@ class Carried:
 
     entry: ImageEntry
     filters: tuple[LockedFilter, ...] = ()
+    referrers: Mapping[Digest, tuple[Referrer, ...]] = field(default_factory=dict)
+    """As :attr:`LockedImage.referrers`."""
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -267,6 +354,16 @@ def kept_pins(carried: Iterable[Carried], old: Lock | None) -> dict[Reference, P
     }
 
 
+def kept_referrers(entry: ImageEntry, old: Lock | None) -> dict[Digest, tuple[Referrer, ...]]:
+    """Return what *old* says refers to what it pins for *entry*: for the same repository, source and platforms."""
+    return {
+        digest: rows
+        for image in (old.images if old else ())
+        if (image.name, image.source, image.platforms) == (entry.repository, str(entry.location), entry.platforms)
+        for digest, rows in image.referrers.items()
+    }
+
+
 def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pin]) -> Lock:
     """Return the lock *name* of what is *carried*, all of whose tags are in *pins*."""
     locked: dict[tuple[str, str, tuple[str, ...], str], LockedImage] = {}
@@ -276,9 +373,16 @@ def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pi
         before = locked.get(key)
         if before is not None:
             filters = tuple(sorted((*before.filters, *image.filters), key=str))
-            image = image.model_copy(update={"tags": {**before.tags, **image.tags}, "filters": filters})
+            image = image.model_copy(
+                update={
+                    "tags": {**before.tags, **image.tags},
+                    "filters": filters,
+                    "referrers": {**before.referrers, **image.referrers},
+                }
+            )
         locked[key] = image
     ordered = tuple(locked[key] for key in sorted(locked))
+    check_attached(ordered)
     return Lock(name=name, images=ordered)
 
 
@@ -300,6 +404,7 @@ def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
             tag: pins[reference].model_copy(update={"immutable": tag in immutable})
             for tag, reference in zip(one.tags, one.references, strict=True)
         },
+        referrers=dict(one.referrers),
     )
 
 

@@ -111,6 +111,10 @@ class EngineSource:
         """
         return self._made.manifest(digest)
 
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:  # noqa: ARG002 - as every source has it
+        """Return nothing: the manifests are made here, and nobody can refer to them."""
+        return ()
+
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of *blob* from *start* on, of an image whose tag was resolved.
 
@@ -178,6 +182,10 @@ class DockerArchiveSource:
             NotFoundError: there is none.
         """
         return self._made.manifest(digest)
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:  # noqa: ARG002 - as every source has it
+        """Return nothing: the manifests are made here, and nobody can refer to them."""
+        return ()
 
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of *blob* from *start* on, of an image whose tag was resolved.

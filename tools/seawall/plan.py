@@ -1,14 +1,15 @@
 """The plan of a sync: pure values in, pure values out, so that a dry run shows what a real run does."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from seawall.digest import Digest
 from seawall.immutable import check_moves
 from seawall.lists import NONE_STALE, StaleLists
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest
-from seawall.reference import Reference, check_staged
+from seawall.reference import Reference, check_own_tag, check_staged, listed_subject
+from seawall.referrer_list import ReferrerList, Row, merged, newly_listed
 from seawall.release import Release, TagMove
 from seawall.tree import StoredManifest
 
@@ -29,6 +30,10 @@ class TreeState:
     pending: Release | None = None
     """A release that an interrupted run left half done."""
     lists: StaleLists = NONE_STALE
+    unsure: tuple[tuple[str, Manifest], ...] = ()
+    """Manifests, with their repositories, that an interrupted run may have linked and not listed as referrers."""
+    referrers: Mapping[tuple[str, Digest], tuple[Row, ...]] = field(default_factory=dict)
+    """By repository and subject, what is listed as its referrers; of all subjects that may get more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,10 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a sync or an addition does, in this order: fetches, manifests, links, tag lists, moves, the applied lock."""
+    """What a sync or an addition does.
+
+    In this order: fetches, manifests, links, lists of referrers, tag lists, moves, the applied lock.
+    """
 
     lock: Lock
     fetches: tuple[BlobFetch, ...]
@@ -68,13 +76,16 @@ class Plan:
     """What it is for; but for ``sync``, *lock* only says what to add, and is no lock to record."""
     lists: StaleLists = NONE_STALE
     """Lists to write anew, whatever moves."""
+    referrer_lists: tuple[ReferrerList, ...] = ()
+    """Lists of referrers that are not yet as they come to be."""
+    referrers: tuple[tuple[str, Digest], ...] = ()
+    """What is new in them, with its repository."""
 
     @property
     def is_empty(self) -> bool:
         """True where the tree serves what the lock says, and knows that it does."""
-        return not (
-            self.fetches or self.manifests or self.links or self.moves or self.applies or self.pending or self.lists
-        )
+        content = self.fetches or self.manifests or self.links or self.referrer_lists
+        return not (content or self.moves or self.applies or self.pending or self.lists)
 
     @property
     def fetch_bytes(self) -> int:
@@ -100,7 +111,7 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
     fetches: dict[Digest, BlobFetch] = {}
     for image in lock.images:
         blobs, linked = links.setdefault(image.name, ({}, {}))
-        for pin in image.tags.values():
+        for pin in image.roots:
             for manifest in _unlinked(pin.digest, image.name, state, manifests):
                 linked.setdefault(manifest.digest, StoredManifest(manifest.digest, manifest.kind))
                 for blob in manifest.blobs:
@@ -109,6 +120,8 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
                     if blob.digest not in state.stored_blobs:
                         fetches.setdefault(blob.digest, BlobFetch(blob, image))
     stored = {digest: stored for _, linked in links.values() for digest, stored in linked.items()}
+    new = [(repository, manifests[digest]) for repository, (_, linked) in links.items() for digest in linked]
+    lists = merged(state.referrers, (*new, *state.unsure))
     return Plan(
         lock=lock,
         fetches=tuple(sorted(fetches.values(), key=lambda fetch: (-fetch.blob.size, fetch.blob.digest))),
@@ -124,6 +137,8 @@ def make_plan(lock: Lock, state: TreeState, manifests: Mapping[Digest, Manifest]
         pending=state.pending,
         by=by,
         lists=state.lists,
+        referrer_lists=lists,
+        referrers=newly_listed(lists, state.referrers),
     )
 
 
@@ -147,6 +162,7 @@ def _unlinked(
 def _tag_moves(lock: Lock, state: TreeState, by: str) -> tuple[TagMove, ...]:
     wanted = {reference: pin.digest for reference, pin in lock.pins.items()}
     for reference, digest in wanted.items():
+        check_own_tag(reference)
         check_staged(reference, digest)
     moves = [
         TagMove(reference.repository, str(reference.tag), state.tags.get(reference), digest)
@@ -155,8 +171,10 @@ def _tag_moves(lock: Lock, state: TreeState, by: str) -> tuple[TagMove, ...]:
     ]
     others = {reference for name, other in state.applied.items() if name != lock.name for reference in other.pins}
     for reference, digest in _put_by(lock.name, state).items() if by == "sync" else ():
-        # What another lock names too, or a person has moved since, is no longer this lock's to withdraw.
-        if reference not in wanted and reference not in others and state.tags.get(reference) == digest:
+        # What another lock names too, or a person has moved since, is no longer this lock's to withdraw; nor is the
+        # place of a list of referrers, which is the tree's own.
+        stays = reference in wanted or reference in others or listed_subject(str(reference.tag)) is not None
+        if not stays and state.tags.get(reference) == digest:
             moves.append(TagMove(reference.repository, str(reference.tag), digest, None))
     return tuple(sorted(moves, key=lambda move: str(move.reference)))
 

@@ -7,10 +7,11 @@ The requests and what is expected of them follow the OCI Distribution Specificat
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -19,15 +20,17 @@ from seawall.digest import Digest
 from seawall.errors import SourceError
 from seawall.http_session import is_loopback
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, Manifest, parse_manifest
-from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
+from seawall.media_type import ACCEPT, BY_MEDIA_TYPE, OCI_INDEX
 from seawall.progress import Progress
-from seawall.reference import Reference
+from seawall.reference import Reference, list_tag
+from seawall.referrer_list import claimed
 from seawall.server_url import check_url
 
 _TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
 _PIECE = 1024 * 1024
 _RANGE_START, _RANGE_END = 1, 16
+_LIST_PAGES_MAX = 100
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
@@ -79,7 +82,13 @@ class _Tally:
             self.size += size
 
 
-def probe(url: str, wanted: Mapping[Reference, Digest | None], progress: Progress, jobs: int) -> ProbeReport:
+def probe(
+    url: str,
+    wanted: Mapping[Reference, Digest | None],
+    progress: Progress,
+    jobs: int,
+    referrers: Mapping[tuple[str, Digest], Collection[Digest]] = types.MappingProxyType({}),
+) -> ProbeReport:
     """Ask the server at *url* for every image in *wanted*, down to the last layer.
 
     Args:
@@ -87,6 +96,7 @@ def probe(url: str, wanted: Mapping[Reference, Digest | None], progress: Progres
         wanted: references, each with the digest that it must have, or None where any will do.
         progress: hears of blobs.
         jobs: blobs that are asked for at a time.
+        referrers: by repository and subject, what has to be listed as its referrers.
 
     Raises:
         SourceError: nothing answers there at all.
@@ -99,6 +109,8 @@ def probe(url: str, wanted: Mapping[Reference, Digest | None], progress: Progres
     for reference, digest in wanted.items():
         for manifest in client.image(reference, digest, manifests):
             manifests[reference.repository, manifest.digest] = manifest
+    for (repository, subject), digests in referrers.items():
+        client.referrers(repository, subject, digests)
     blobs = {
         (repository, blob.digest): blob for (repository, _), manifest in manifests.items() for blob in manifest.blobs
     }
@@ -149,6 +161,52 @@ class _Client:
         for child in manifest.children:
             if (reference.repository, child.digest) not in known:
                 yield from self.image(Reference(reference.repository, digest=child.digest), child.digest, known)
+
+    def referrers(self, repository: str, subject: Digest, wanted: Collection[Digest]) -> None:
+        """The list of what refers to *subject* names all that is *wanted* ("Listing Referrers").
+
+        Where a server has no such API (404), clients look behind a tag ("Referrers Tag Schema"), and so does this.
+        """
+        path = f"/v2/{repository}/referrers/{subject}"
+        request = f"GET {path}"
+        listed: set[Digest] = set()
+        following: str | None = path
+        try:
+            for page in range(_LIST_PAGES_MAX):
+                with self._ask("GET", following or path) as answer:
+                    if page == 0 and answer.status_code == 404:
+                        request = f"GET {_manifest_path(Reference(repository, list_tag(subject)))}"
+                        manifest = self._manifest(Reference(repository, list_tag(subject)), None)
+                        listed |= {child.digest for child in manifest.children} if manifest else set()
+                        break
+                    found = self._list(request, answer)
+                    if found is None:
+                        return
+                    listed |= found
+                    following = _next_page(answer, self._url)
+                if following is None:
+                    break
+            else:
+                self._tally.fail(request, f"has no end after {_LIST_PAGES_MAX} pages")
+        except _CUT as error:
+            self._tally.fail(request, f"is cut ({cause(error)})")
+            return
+        for digest in sorted(set(wanted) - listed):
+            self._tally.fail(request, f"does not list {digest}")
+
+    def _list(self, request: str, answer: requests.Response) -> set[Digest] | None:
+        if answer.status_code != 200:
+            self._tally.fail(request, f"status {answer.status_code}, not 200")
+            return None
+        self._encoding(request, answer)
+        if answer.headers.get("Content-Type") != OCI_INDEX.media_type:
+            self._tally.fail(request, f"Content-Type is {answer.headers.get('Content-Type')!r}, not that of an index")
+        try:
+            content = answer.raw.read(MANIFEST_MAX_BYTES + 1, decode_content=False)
+            return {row.digest for row in claimed(content, request)}
+        except SourceError as error:
+            self._tally.fail(request, error.what)
+            return None
 
     def blob(self, repository: str, blob: Descriptor, progress: Progress) -> None:
         """Check HEAD, a range and the whole of *blob*."""
@@ -291,6 +349,13 @@ def cause(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+def _next_page(answer: requests.Response, url: str) -> str | None:
+    """Return the path of the page that follows on this server, or None where there is none."""
+    link = answer.links.get("next", {}).get("url")
+    following = urljoin(answer.url, link) if link else ""
+    return following.removeprefix(url) if following.startswith(f"{url}/") else None
 
 
 def _manifest_path(reference: Reference) -> str:

@@ -12,6 +12,7 @@ from seawall.in_use import InUse
 from seawall.inventory import Inventory, Links, Needs
 from seawall.lists import catalog_change
 from seawall.progress import Progress
+from seawall.referrer_list import ReferrerList, Row, make_list
 from seawall.release import Release, TagMove
 from seawall.releasing import write_catalog
 from seawall.tree import StoredManifest
@@ -49,11 +50,16 @@ class PrunePlan:
     blob_contents: tuple[Digest, ...]
     size: int
     """Bytes that the contents take."""
+    unlisted: tuple[Root, ...] = ()
+    """Lists of referrers, by their subject, that are about nothing any more; they go before all else."""
+    relisted: tuple[ReferrerList, ...] = ()
+    """Lists of referrers that are not what they should be, made anew; they are written before anything goes."""
 
     @property
     def is_empty(self) -> bool:
-        """True where there is nothing to remove."""
-        return not (self.manifests or self.blobs or self.repositories or self.manifest_contents or self.blob_contents)
+        """True where there is nothing to do."""
+        content = self.manifest_contents or self.blob_contents
+        return not (self.manifests or self.blobs or self.repositories or content or self.unlisted or self.relisted)
 
 
 def find_roots(inventory: Inventory, keep: Keep) -> frozenset[Root]:
@@ -80,7 +86,8 @@ def find_roots(inventory: Inventory, keep: Keep) -> frozenset[Root]:
 def plan_prune(inventory: Inventory, keep: Keep) -> PrunePlan:
     """Return what can go from the tree of *inventory*.
 
-    A manifest keeps what it lists and its blobs; what refers to it (signatures, SBOMs) stays and goes with it.
+    A manifest keeps what it lists and its blobs; what refers to it (signatures, SBOMs) stays and goes with it, and so
+    does the list of that.
     """
     roots: dict[str, set[Digest]] = defaultdict(set)
     for repository, digest in find_roots(inventory, keep):
@@ -90,6 +97,9 @@ def plan_prune(inventory: Inventory, keep: Keep) -> PrunePlan:
         repository: mark(roots[repository], served.get(repository, ()), inventory.needs)
         for repository in {*served, *roots}
     }
+    lists = {links.repository: _lists(links, marked[links.repository], inventory) for links in inventory.links}
+    for repository, own in lists.items():
+        marked[repository] |= {one.index.digest for one in own}
     blob_links: list[tuple[str, Digest]] = []
     empty: list[str] = []
     # Content that came lately may be all that an interrupted run has managed so far: it stays, with what it names.
@@ -120,6 +130,34 @@ def plan_prune(inventory: Inventory, keep: Keep) -> PrunePlan:
         blob_contents=tuple(blob_contents),
         size=sum(inventory.manifests[stored].size for stored in manifest_contents)
         + sum(inventory.blobs[digest].size for digest in blob_contents),
+        unlisted=tuple(
+            (links.repository, subject)
+            for links in inventory.links
+            for subject in sorted(
+                {*links.referrer_lists, *links.list_tags} - {one.subject for one in lists[links.repository]}
+            )
+        ),
+        relisted=tuple(
+            one for links in inventory.links for one in lists[links.repository] if not _is_in_place(one, links)
+        ),
+    )
+
+
+def _lists(links: Links, marked: set[Digest], inventory: Inventory) -> tuple[ReferrerList, ...]:
+    """Return the lists of referrers that one repository is to have, in order of their subjects."""
+    rows: dict[Digest, list[Row]] = defaultdict(list)
+    for digest in links.manifests.keys() & marked:
+        own = inventory.needs[digest]
+        if own.subject is not None and own.row is not None:
+            rows[own.subject].append(own.row)
+    return tuple(make_list(links.repository, subject, rows[subject]) for subject in sorted(rows))
+
+
+def _is_in_place(one: ReferrerList, links: Links) -> bool:
+    digest = one.index.digest
+    return (
+        digest == links.referrer_lists.get(one.subject) == links.list_tags.get(one.subject)
+        and digest in links.manifests
     )
 
 
@@ -160,6 +198,10 @@ def prune(plan: PrunePlan, writer: TreeWriter, progress: Progress) -> None:
     Raises:
         TreeError: the disk refuses.
     """
+    writer.write_referrers(plan.relisted)
+    for repository, subject in plan.unlisted:
+        writer.remove_referrers(repository, subject)
+    writer.settle()
     for repository, digest in plan.manifests:
         writer.unlink_manifest(repository, digest)
         progress.say(f"removed {repository}@{digest}")

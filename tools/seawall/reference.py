@@ -291,6 +291,51 @@ def check_staged(reference: Reference, digest: Digest) -> None:
         raise InputError(str(reference), f"is the name of sha256:{own} for good", "give another tag")
 
 
+_LIST = re.compile(r"sha256-([0-9a-f]{64})")
+_ATTACHED = re.compile(r"sha256-([0-9a-f]{64})\.(?:sig|att|sbom)")
+_ENDINGS = ("sig", "att", "sbom")
+
+
+def list_tag(subject: Digest) -> str:
+    """Return the tag of the list of what refers to *subject*.
+
+    OCI Distribution Specification 1.1, "Referrers Tag Schema".
+    """
+    return f"sha256-{subject.hex}"
+
+
+def listed_subject(tag: str) -> Digest | None:
+    """Return what the list is about whose tag is *tag*; None for any other tag."""
+    match = _LIST.fullmatch(tag)
+    return Digest(match.group(1)) if match else None
+
+
+def attached_tags(subject: Digest) -> tuple[str, ...]:
+    """Return the tags under which cosign looks for what it attached to *subject*: signature, attestation, SBOM."""
+    return tuple(f"sha256-{subject.hex}.{ending}" for ending in _ENDINGS)
+
+
+def attached_subject(tag: str) -> Digest | None:
+    """Return what cosign attached *tag* to; None for any other tag."""
+    match = _ATTACHED.fullmatch(tag)
+    return Digest(match.group(1)) if match else None
+
+
+def check_own_tag(reference: Reference) -> None:
+    """Check that the tag of *reference* is not one that a tree writes itself, for its lists of referrers.
+
+    Raises:
+        InputError: it is.
+    """
+    subject = listed_subject(reference.tag or "")
+    if subject is not None:
+        raise InputError(
+            str(reference),
+            f"is where a tree keeps its own list of what refers to {subject}",
+            "leave the tag out; referrers are carried with the image that they are about",
+        )
+
+
 def parse_location(text: str, where: str) -> Location:
     """Return the source that *text* spells, without a tag: tags are listed beside it.
 

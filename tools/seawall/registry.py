@@ -17,14 +17,20 @@ from seawall.errors import InputError, NotFoundError, SeawallError, SourceError
 from seawall.http_range import Exchange, pieces_from
 from seawall.http_session import HttpRequest, HttpSession, printable, same_origin
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
-from seawall.media_type import ACCEPT, BY_MEDIA_TYPE
-from seawall.reference import DOCKER_HUB, RegistryLocation
-from seawall.tag_pages import TAG_PAGE_BYTES, all_tags
+from seawall.media_type import ACCEPT, BY_MEDIA_TYPE, OCI_INDEX
+from seawall.reference import DOCKER_HUB, RegistryLocation, list_tag
+from seawall.referrer_list import claimed
+from seawall.tag_pages import TAG_PAGE_BYTES, all_tags, next_page
 
 _HUB_API = "registry-1.docker.io"
 _HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io"})
 _TAGS_ASKED = 1000
 """Tags that a page is asked to have; registries give fewer as they like."""
+_REFERRERS_MAX = 1000
+"""Referrers of one manifest; the most seen in the field are some dozens."""
+_REFERRER_PAGES_MAX = 100
+_NO_REFERRERS_API = frozenset({http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED, http.client.NOT_IMPLEMENTED})
+"""What a registry answers that has no such API: 404 by the specification, the others by their meaning."""
 
 
 class RegistrySource:
@@ -52,6 +58,7 @@ class RegistrySource:
         self._http = http or HttpSession()
         self._authorization = Authorization(location, credentials, self._http, self._count, clock)
         self._requests = 0
+        self._lists_referrers = True
         self._lock = threading.Lock()
 
     @property
@@ -123,6 +130,52 @@ class RegistrySource:
             raise _other_bytes(where, str(digest), answer.response)
         return answer.content, _media_type_of(answer.response)
 
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        """Return what the registry says refers to the manifest *subject* ("Listing Referrers").
+
+        A registry without that API says so once, and has the list behind a tag, if at all ("Referrers Tag Schema").
+
+        Raises:
+            SourceError: the list is malformed, has no end, is too long, or leads elsewhere.
+            CredentialsError: the registry refuses access.
+        """
+        where = f"{self._location}@{subject} referrers"
+        found = self._listed(subject, where) if self._lists_referrers else None
+        if found is not None:
+            return found
+        self._lists_referrers = False
+        answer = self._fetch("GET", f"manifests/{list_tag(subject)}", where)
+        if answer.status == http.client.NOT_FOUND:
+            return ()
+        if answer.status != http.client.OK:
+            raise self._refusal(answer, where, "no list", "try again later")
+        claims = claimed(answer.content, where)
+        _check_few(len(claims), where)
+        return claims
+
+    def _listed(self, subject: Digest, where: str) -> tuple[Descriptor, ...] | None:
+        """Return what the API lists, page by page; None where there is no such API."""
+        request = self._request("GET", f"referrers/{subject}", where)
+        found: dict[Digest, Descriptor] = {}
+        seen: set[str] = set()
+        while request.url not in seen and len(seen) < _REFERRER_PAGES_MAX:
+            seen.add(request.url)
+            answer = self._answer(request, MANIFEST_MAX_BYTES)
+            if len(seen) == 1 and answer.status in _NO_REFERRERS_API:
+                return None
+            if answer.status != http.client.OK:
+                raise self._refusal(answer, where, "no list", "try again later")
+            if len(seen) == 1 and _media_type_of(answer.response) != OCI_INDEX.media_type:
+                # Whatever it is, it is not that API: some servers have a page for every address.
+                return None
+            found |= {claim.digest: claim for claim in claimed(answer.content, where)}
+            _check_few(len(found), where)
+            following = next_page(answer.response, request, where)
+            if following is None:
+                return tuple(found.values())
+            request = replace(request, url=following)
+        raise SourceError(where, f"the list has no end ({len(seen)} pages were read)", "leave referrers out")
+
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB, never more in all than its size.
 
@@ -153,7 +206,8 @@ class RegistrySource:
         host = _HUB_API if self._location.host in _HUB_HOSTS else self._location.host
         scheme = self._http.scheme(host, plain_http=self._plain_http)
         url = f"{scheme}://{host}/v2/{self._location.repository}/{path}"
-        return HttpRequest(method, url, where, {"Accept": ACCEPT} if path.startswith("manifests/") else {})
+        accept = {"manifests": ACCEPT, "referrers": OCI_INDEX.media_type}.get(path.partition("/")[0])
+        return HttpRequest(method, url, where, {"Accept": accept} if accept else {})
 
     def _fetch(self, method: str, path: str, where: str) -> "_Answer":
         """Return an answer with its body, of which no more is read than tells that a manifest is too large."""
@@ -229,6 +283,11 @@ def _digest_of(response: Response) -> Digest | None:
 
 def _media_type_of(response: Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip()
+
+
+def _check_few(referrers: int, where: str) -> None:
+    if referrers > _REFERRERS_MAX:
+        raise SourceError(where, f"lists more than {_REFERRERS_MAX} referrers", "leave referrers out")
 
 
 def _too_large(where: str) -> SourceError:

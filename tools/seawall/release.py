@@ -38,6 +38,13 @@ class Release:
     lock: str
     """The name of the lock that was applied; empty where it was none."""
     moves: tuple[TagMove, ...]
+    referrers: tuple[tuple[str, Digest], ...] = ()
+    """Repositories with manifests that came into their lists of referrers."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True where it changed nothing."""
+        return not (self.moves or self.referrers)
 
     def over(self, pending: "Release | None") -> "Release":
         """Return this release with an interrupted one, *pending*, taken into it.
@@ -52,7 +59,7 @@ class Release:
         before = {move.reference: move.before for move in pending.moves}
         moves = (replace(move, before=before.get(move.reference, move.before)) for move in {**own, **merged}.values())
         kept = tuple(sorted((m for m in moves if m.before != m.after), key=lambda move: str(move.reference)))
-        return replace(self, moves=kept)
+        return replace(self, moves=kept, referrers=tuple(sorted({*self.referrers, *pending.referrers})))
 
 
 def repositories_of(moves: Iterable[TagMove], pending: Release | None) -> tuple[str, ...]:
@@ -80,7 +87,7 @@ def undoing(releases: Iterable[Release], tags: Mapping[Reference, Digest]) -> tu
 
 def release_text(release: Release) -> str:
     """Return *release* as its file has it."""
-    document = {
+    document: dict[str, object] = {
         "version": 1,
         "release": release.number,
         "time": release.time,
@@ -96,6 +103,10 @@ def release_text(release: Release) -> str:
             for move in release.moves
         ],
     }
+    if release.referrers:
+        document["referrers"] = [
+            {"repository": repository, "digest": str(digest)} for repository, digest in release.referrers
+        ]
     return json.dumps(document, indent=1) + "\n"
 
 
@@ -115,6 +126,9 @@ def parse_release(text: str, where: str) -> Release:
             moves=tuple(
                 TagMove(row["repository"], row["tag"], _digest(row["before"]), _digest(row["after"]))
                 for row in document["tags"]
+            ),
+            referrers=tuple(
+                (str(row["repository"]), Digest.parse(row["digest"])) for row in document.get("referrers", ())
             ),
         )
     except (ValueError, KeyError, TypeError) as error:

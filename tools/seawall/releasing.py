@@ -10,7 +10,7 @@ from seawall.immutable import check_moves
 from seawall.lists import NONE_STALE, ListChange, StaleLists, catalog_change, private_text, tag_list_change
 from seawall.lock import Lock, lock_text
 from seawall.progress import Progress
-from seawall.reference import Reference, check_staged
+from seawall.reference import Reference, check_own_tag, check_staged, listed_subject
 from seawall.release import Release, TagMove, repositories_of, undoing
 from seawall.tree import StoredManifest, Tree
 from seawall.writer import TreeWriter
@@ -33,6 +33,8 @@ class Change:
     """True where *lock* differs from the one of its name that was last applied."""
     lists: StaleLists = NONE_STALE
     """Lists to write anew, whatever moves."""
+    referrers: tuple[tuple[str, Digest], ...] = ()
+    """Repositories with manifests that come into their lists of referrers."""
 
     def __post_init__(self) -> None:
         """Raise InputError if a staged name would name something else than what it is made from."""
@@ -43,7 +45,7 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """True where there is nothing to do."""
-        return not (self.moves or self.applies or self.pending or self.lists)
+        return not (self.moves or self.applies or self.pending or self.lists or self.referrers)
 
 
 def plan_rollback(tree: Tree, number: int) -> Change:
@@ -61,6 +63,7 @@ def plan_rollback(tree: Tree, number: int) -> Change:
     undone = [tree.read_release(n) for n in range(number + 1, last + 1)] + ([pending] if pending else [])
     named = {move.reference for release in undone for move in release.moves}
     moves = undoing(undone, tree.digests(named))
+    moves = tuple(move for move in moves if listed_subject(move.tag) is None)
     for move in moves:
         _require_served(tree, move)
     return Change("rollback", moves, pending=pending)
@@ -72,6 +75,7 @@ def plan_tag(tree: Tree, source: Reference, tag: str) -> Change:
     Raises:
         InputError: the tree has no such reference, or the tag is immutable.
     """
+    check_own_tag(Reference(source.repository, tag))
     stored = tree.named_manifest(source)
     before = tree.digests({Reference(source.repository, tag)}).get(Reference(source.repository, tag))
     move = TagMove(source.repository, tag, before, stored.digest)
@@ -90,6 +94,7 @@ def plan_rm(tree: Tree, references: tuple[Reference, ...]) -> Change:
     for reference in references:
         if reference.tag is None:
             raise InputError(str(reference), "names a digest, which stays until it is pruned", "give REPO:TAG")
+        check_own_tag(reference)
     pending = tree.pending_release()
     # What a run that was interrupted has taken away is in the release that this one takes into its own.
     gone = {move.reference for move in pending.moves if move.after is None} if pending else set()
@@ -101,8 +106,19 @@ def plan_rm(tree: Tree, references: tuple[Reference, ...]) -> Change:
     return Change("rm", moves, pending=pending)
 
 
+def announce(change: Change, writer: TreeWriter) -> None:
+    """Write down what *change* is about to do, before anything of it can be seen; a killed run is then taken up.
+
+    Raises:
+        TreeError: the disk refuses.
+    """
+    release = _release_of(change, writer.tree)
+    if not release.is_empty:
+        writer.begin_release(release)
+
+
 def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int | None:
-    """Do *change*; return the number of the release, or None where in the end no tag moved.
+    """Do *change*; return the number of the release, or None where in the end nothing changed.
 
     The order is: announcement, lists, tags, the applied lock, the release record. Killed in between, the next
     run takes what was announced into its own release.
@@ -112,7 +128,7 @@ def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int 
     """
     tree = writer.tree
     release = _release_of(change, tree)
-    if release.moves:
+    if not release.is_empty:
         writer.begin_release(release)
     _write_lists(change, writer)
     for move in change.moves:
@@ -121,7 +137,7 @@ def make_release(change: Change, writer: TreeWriter, progress: Progress) -> int 
     writer.settle()
     if change.lock and change.applies:
         writer.write_applied_lock(change.lock.name, lock_text(change.lock))
-    if release.moves:
+    if not release.is_empty:
         writer.end_release(release)
         return release.number
     if change.pending:
@@ -175,13 +191,19 @@ def _release_of(change: Change, tree: Tree) -> Release:
     """Return the release that records *change*, with the moves that an interrupted one really made."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     name = change.lock.name if change.lock else ""
-    release = Release(tree.last_release() + 1, now, change.by, name, change.moves).over(change.pending)
+    release = Release(tree.last_release() + 1, now, change.by, name, change.moves, change.referrers)
+    release = release.over(change.pending)
     planned = {move.reference for move in change.moves}
     tags = tree.digests({move.reference for move in release.moves} - planned)
     found = (
         move if move.reference in planned else replace(move, after=tags.get(move.reference)) for move in release.moves
     )
-    return replace(release, moves=tuple(move for move in found if move.before != move.after))
+    come = (
+        (repository, digest)
+        for repository, digest in release.referrers
+        if (repository, digest) in change.referrers or tree.linked_manifest(repository, str(digest)) is not None
+    )
+    return replace(release, moves=tuple(move for move in found if move.before != move.after), referrers=tuple(come))
 
 
 def _move_tag(move: TagMove, change: Change, writer: TreeWriter) -> None:

@@ -14,7 +14,8 @@ from seawall.listing import FIRST_PAGE, page_names
 from seawall.lists import Mismatch, catalog_mismatches, tag_list_mismatches
 from seawall.manifest import Manifest, parse_manifest
 from seawall.progress import Progress
-from seawall.reference import check_repository, check_tag
+from seawall.reference import check_repository, check_tag, list_tag, listed_subject
+from seawall.referrer_list import make_list, row_of
 from seawall.release import parse_release
 from seawall.tree import (
     BLOBS,
@@ -144,6 +145,8 @@ def _repository(
     folder = tree.repository_path(repository)
     named: set[Digest] = set()
     tags: list[str] = []
+    list_tags: dict[Digest, Digest] = {}
+    referring: dict[Digest, list[Manifest]] = {}
     manifest_links = folder / "manifests"
     for link in sorted(manifest_links.iterdir()) if manifest_links.is_dir() else ():
         stored, finding = _manifest_link(tree, link, repository)
@@ -151,7 +154,10 @@ def _repository(
             findings.append(finding)
         if stored is None:
             continue
-        if ":" not in link.name:
+        subject = listed_subject(link.name)
+        if subject is not None:
+            list_tags[subject] = stored.digest
+        elif ":" not in link.name:
             tags.append(link.name)
             if tree.linked_manifest(repository, str(stored.digest)) is None:
                 findings.append(
@@ -161,6 +167,9 @@ def _repository(
         if manifest is not None:
             named |= {blob.digest for blob in manifest.blobs}
             findings += _needs(tree, repository, link, manifest, sizes)
+            if ":" in link.name and manifest.subject is not None:
+                referring.setdefault(manifest.subject, []).append(manifest)
+    findings += _referrer_lists(tree, repository, referring, list_tags)
     findings += _blob_links(tree, repository, named)
     listed = tree.tag_list_path(repository)
     first = listed / FIRST_PAGE
@@ -231,6 +240,29 @@ def _blob_links(tree: Tree, repository: str, named: set[Digest]) -> Iterator[Fin
             yield Finding("unnamed", relative, f"no manifest of {repository} names it")
 
 
+def _referrer_lists(
+    tree: Tree, repository: str, referring: dict[Digest, list[Manifest]], list_tags: dict[Digest, Digest]
+) -> Iterator[Finding]:
+    """Yield what is wrong with the lists of referrers: each is to name exactly what refers to its subject."""
+    folder = tree.repository_path(repository) / "referrers"
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    for subject in sorted(referring):
+        path = tree.referrers_path(repository, subject)
+        wanted = make_list(repository, subject, map(row_of, referring[subject])).index
+        served = tree.linked_manifest(repository, str(wanted.digest))
+        if not path.is_file():
+            yield Finding("stale", _relative(tree, path), "there is no list of what refers to it")
+        elif tree.read(path) != wanted.content:
+            yield Finding("stale", _relative(tree, path), "does not list what refers to it")
+        if list_tags.get(subject) != wanted.digest or served is None:
+            link = tree.manifest_link(repository, list_tag(subject))
+            yield Finding("stale", _relative(tree, link), f"is not the list of what refers to {subject}")
+    for name in sorted(names - {str(subject) for subject in referring}):
+        yield Finding("foreign", _relative(tree, folder / name), "nothing refers to it")
+    for subject in sorted(list_tags.keys() - referring.keys()):
+        yield Finding("foreign", _relative(tree, tree.manifest_link(repository, list_tag(subject))), "lists nothing")
+
+
 def _record(tree: Tree) -> Iterator[Finding]:
     """Yield what is wrong with locks and releases."""
     for path in _files(tree.root / RELEASES):
@@ -257,7 +289,7 @@ def _foreign_in_v2(tree: Tree, repositories: set[str]) -> Iterator[Finding]:
             continue
         # What is in a list's folder was looked at with the list.
         places = {*relative.parents} & {Path(repository, "tags") for repository in repositories}
-        if relative.parent.name in {"manifests", "blobs"} and str(relative.parent.parent) in repositories:
+        if relative.parent.name in {"manifests", "blobs", "referrers"} and str(relative.parent.parent) in repositories:
             continue
         if not places:
             yield Finding("foreign", f"{V2}/{relative}", "is not part of a tree")

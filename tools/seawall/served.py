@@ -14,7 +14,7 @@ from seawall.tree import Tree
 
 
 def tags_of_tree(tree: Tree, named: Collection[Reference], *, others: bool) -> dict[Reference, Digest]:
-    """Return what the tags *named* point at in *tree*, and with *others* all the other tags too.
+    """Return what is *named*, tags and digests, in *tree*, and with *others* all the other tags too.
 
     A tag that is missing, or whose link is not the tree's, is not in it.
 
@@ -22,18 +22,18 @@ def tags_of_tree(tree: Tree, named: Collection[Reference], *, others: bool) -> d
         TreeError: the tree cannot be read.
     """
     if others:
-        return {reference: stored.digest for reference, stored in tree.references() if stored is not None}
+        return tree.digests((*named, *(reference for reference, _ in tree.references())))
     return tree.digests(named)
 
 
 def tags_of_server(
     url: str, named: Collection[Reference], open_source: OpenSource, jobs: int
 ) -> dict[Reference, Digest]:
-    """Return what the tags *named* point at on the server at *url*, by a HEAD request each; a missing one is not in it.
+    """Return what is *named* on the server at *url*, by a HEAD request each; what is missing there is not in it.
 
     Args:
         url: the server's root.
-        named: the tags.
+        named: tags and digests.
         open_source: opens the server's repositories.
         jobs: tags that are asked for at a time.
 
@@ -80,7 +80,7 @@ def _ask(
 
     def ask(reference: Reference) -> Digest | None:
         try:
-            return sources[reference.repository].resolve(str(reference.tag)).digest
+            return sources[reference.repository].resolve(reference.target).digest
         except NotFoundError:
             return None
 

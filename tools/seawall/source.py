@@ -30,6 +30,13 @@ class Source(Protocol):
         """Return the bytes of the manifest *digest* (at most 4 MiB) and the media type it came with, or ``""``."""
         ...
 
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        """Return what the source says refers to the manifest *subject*: claims, which only the manifests can prove.
+
+        Digests and media types that a tree cannot serve are not in it.
+        """
+        ...
+
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of *blob* from byte *start* on, in pieces of at most 1 MiB; never many more than its size."""
         ...

@@ -14,7 +14,8 @@ from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest, parse_manifest
 from seawall.plan import BlobFetch, Plan, TreeState, make_plan
 from seawall.progress import Progress
-from seawall.releasing import Change, make_release
+from seawall.referrer_list import Row
+from seawall.releasing import Change, announce, make_release
 from seawall.source import Source
 from seawall.sources import Sources
 from seawall.subset import parse_platforms, subset
@@ -69,6 +70,7 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, 
     applied = tree.applied_locks() if withdraws or moves else {lock.name: own} if own else {}
     manifests = _missing_manifests(lock, tree, sources, jobs)
     needed = _needed(lock, manifests)
+    unsure = tuple(_unsure(lock, own, manifests, tree))
     state = TreeState(
         tags=tags,
         applied=applied,
@@ -93,6 +95,10 @@ def prepare(lock: Lock, tree: Tree, sources: Sources, jobs: int = DEFAULT_JOBS, 
         ),
         stored_manifests=frozenset(digest for digest in manifests if tree.stored_manifest(digest)),
         lists=stale_lists(tree, {reference.repository for reference in lock.pins}),
+        unsure=unsure,
+        referrers=listed_in(
+            tree, (*unsure, *((name, manifests[digest]) for name, digest in needed if digest in manifests))
+        ),
     )
     return make_plan(lock, state, manifests, by)
 
@@ -117,9 +123,23 @@ def publish(plan: Plan, writer: TreeWriter, progress: Progress) -> int | None:
     Raises:
         TreeError: the disk refuses.
     """
+    lock = plan.lock if plan.by == "sync" else None
+    change = Change(
+        by=plan.by,
+        moves=plan.moves,
+        targets=plan.targets,
+        pending=plan.pending,
+        lock=lock,
+        applies=plan.applies,
+        lists=plan.lists,
+        referrers=plan.referrers,
+    )
     for manifest in plan.manifests:
         writer.add_manifest(manifest)
     writer.settle()
+    if plan.referrers:
+        # Whoever is killed after this finds out what has come into the lists meanwhile.
+        announce(change, writer)
     for links in plan.links:
         for digest in links.blobs:
             writer.link_blob(links.repository, digest)
@@ -127,9 +147,42 @@ def publish(plan: Plan, writer: TreeWriter, progress: Progress) -> int | None:
         for stored in links.manifests:
             writer.link_manifest(links.repository, str(stored.digest), stored)
     writer.settle()
-    lock = plan.lock if plan.by == "sync" else None
-    change = Change(plan.by, plan.moves, plan.targets, plan.pending, lock, applies=plan.applies, lists=plan.lists)
+    writer.write_referrers(plan.referrer_lists)
     return make_release(change, writer, progress)
+
+
+def listed_in(tree: Tree, manifests: Iterable[tuple[str, Manifest]]) -> dict[tuple[str, Digest], tuple[Row, ...]]:
+    """Return what is listed in *tree* as referrers of what *manifests*, given with their repositories, refer to.
+
+    Raises:
+        TreeError: a list is damaged.
+    """
+    subjects = {(repository, manifest.subject) for repository, manifest in manifests if manifest.subject is not None}
+    return {(repository, subject): tree.referrers(repository, subject) for repository, subject in subjects}
+
+
+def _unsure(
+    lock: Lock, own: Lock | None, manifests: Mapping[Digest, Manifest], tree: Tree
+) -> Iterator[tuple[str, Manifest]]:
+    """Yield manifests at and below what *lock* pins and *own*, as it was last applied, does not, if they are linked.
+
+    A run that was killed may have linked them, and not have come to list what they refer to.
+    """
+    applied = {(image.name, pin.digest) for image in (own.images if own else ()) for pin in image.roots}
+    left = [(image.name, pin.digest) for image in lock.images for pin in image.roots]
+    left = [root for root in left if root not in applied]
+    seen = set(left)
+    while left:
+        repository, digest = left.pop()
+        stored = tree.linked_manifest(repository, str(digest))
+        manifest = manifests.get(digest) or (tree.read_manifest(stored) if stored else None)
+        if manifest is None:
+            continue
+        if stored is not None:
+            yield repository, manifest
+        below = {(repository, child.digest) for child in manifest.children} - seen
+        seen |= below
+        left += below
 
 
 def _fetch_blobs(
@@ -223,7 +276,7 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
     wanted: dict[Digest, tuple[LockedImage, Descriptor]] = {
         pin.digest: (image, Descriptor(pin.media_type, pin.digest, pin.size))
         for image in lock.images
-        for pin in image.tags.values()
+        for pin in image.roots
         if tree.linked_manifest(image.name, str(pin.digest)) is None
     }
     origins = {pin.digest: pin.source_digest for pin in lock.pins.values() if pin.source_digest}
@@ -311,6 +364,6 @@ def _needed(lock: Lock, manifests: Mapping[Digest, Manifest]) -> set[tuple[str, 
                 visit(repository, child.digest)
 
     for image in lock.images:
-        for pin in image.tags.values():
+        for pin in image.roots:
             visit(image.name, pin.digest)
     return needed

@@ -37,7 +37,7 @@ def all_tags(request: HttpRequest, page: Callable[[HttpRequest], tuple[Response,
         seen.add(request.url)
         response, body = page(request)
         found |= dict.fromkeys(_tags_of(body, where))
-        following = _next_page(response, request, where)
+        following = next_page(response, request, where)
         if following is None:
             return tuple(found)
         request = replace(request, url=following)
@@ -57,7 +57,7 @@ def _tags_of(page: bytes, where: str) -> list[str]:
     raise SourceError(where, "is not a list of tags", "check that it is a registry")
 
 
-def _next_page(response: Response, request: HttpRequest, where: str) -> str | None:
+def next_page(response: Response, request: HttpRequest, where: str) -> str | None:
     """Return the URL of the page that follows, None where this one is the last (RFC 8288, relation ``next``)."""
     link = response.links.get("next", {}).get("url")
     if not link:

@@ -7,6 +7,8 @@ Layout, below the root::
     v2/<repository>/blobs/sha256:<hex>           relative symlink into content/blobs
     v2/<repository>/manifests/sha256:<hex>       relative symlink into content/manifests
     v2/<repository>/manifests/<tag>              the same target
+    v2/<repository>/manifests/sha256-<hex>       the list of what refers to a manifest, as a manifest of its own
+    v2/<repository>/referrers/sha256:<hex>       the same list
     v2/<repository>/tags/                        the tag list and its pages (see seawall.listing)
     v2/_catalog                                  link to the first page of the catalog
     catalog/                                     the list of repositories, and its pages
@@ -28,7 +30,8 @@ from seawall.errors import InputError, TreeError
 from seawall.lock import Lock, parse_lock
 from seawall.manifest import Manifest, parse_manifest
 from seawall.media_type import BY_KIND, MANIFEST_KINDS, ManifestKind
-from seawall.reference import Reference
+from seawall.reference import Reference, listed_subject
+from seawall.referrer_list import Row, read_rows
 from seawall.release import Release, parse_release
 
 CONTENT = "content"
@@ -130,6 +133,10 @@ class Tree:
         """The folder with the list of repositories."""
         return self.root / CATALOG
 
+    def referrers_path(self, repository: str, subject: Digest) -> Path:
+        """Return the file with the list of what in *repository* refers to the manifest *subject*."""
+        return self.repository_path(repository) / "referrers" / str(subject)
+
     # What is there.
 
     def linked_manifest(self, repository: str, target: str) -> StoredManifest | None:
@@ -160,12 +167,35 @@ class Tree:
         return stored
 
     def digests(self, tags: Iterable[Reference]) -> dict[Reference, Digest]:
-        """Return what each of *tags* points at now; without those that are missing, or whose link is not the tree's."""
+        """Return what each of *tags* points at now; without those that are missing, or whose link is not the tree's.
+
+        A reference by digest points at that digest, if its repository serves it.
+        """
         return {
             reference: stored.digest
             for reference in tags
-            if (stored := self.linked_manifest(reference.repository, str(reference.tag))) is not None
+            if (stored := self.linked_manifest(reference.repository, reference.target)) is not None
         }
+
+    def referrers(self, repository: str, subject: Digest) -> tuple[Row, ...]:
+        """Return what the list of *repository* names that refers to *subject*; nothing where there is no list.
+
+        Raises:
+            TreeError: the list is damaged.
+        """
+        path = self.referrers_path(repository, subject)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        rows = read_rows(content)
+        if rows is None:
+            raise TreeError(
+                str(path), "is not a list of referrers", f"run seawall prune {self.root}, which makes it anew"
+            )
+        return rows
 
     def links_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether *repository* serves the blob *digest*."""
@@ -219,7 +249,10 @@ class Tree:
             names[:] = sorted(set(names) - {"manifests", "blobs", "tags", "referrers"})
 
     def targets(self, repository: str) -> tuple[list[str], list[Digest]]:
-        """Return the tags of *repository*, sorted, and the digests of the manifests that it serves, sorted."""
+        """Return the tags of *repository*, sorted, and the digests of the manifests that it serves, sorted.
+
+        The tags of the tree's own lists of referrers are not in it: they follow from the digests.
+        """
         folder = self.repository_path(repository) / "manifests"
         try:
             names = os.listdir(folder)  # noqa: PTH208 - names, not paths
@@ -228,7 +261,8 @@ class Tree:
         except OSError as error:
             raise _unreadable(folder, error) from None
         digests = [Digest.parse(name, str(folder / name)) for name in names if ":" in name]
-        return sorted(name for name in names if ":" not in name), sorted(digests)
+        tags = sorted(name for name in names if ":" not in name and listed_subject(name) is None)
+        return tags, sorted(digests)
 
     def references(self) -> Iterator[tuple[Reference, StoredManifest | None]]:
         """Yield every tag of the tree in order, with what it points at (None for a link that is not the tree's)."""

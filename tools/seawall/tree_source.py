@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from seawall.digest import Digest
 from seawall.errors import NotFoundError, SourceError
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
-from seawall.reference import TreeLocation
+from seawall.reference import TreeLocation, list_tag
+from seawall.referrer_list import claimed
 from seawall.tree_files import TreeFiles
 
 
@@ -70,6 +71,20 @@ class TreeSource:
         if Digest.of(content) != digest:
             raise SourceError(where, "holds other bytes than its name says", "do not trust this tree; verify it there")
         return content, ""
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        """Return what the tree's list names that refers to the manifest *subject*: the one behind its tag.
+
+        Raises:
+            SourceError: the list is malformed.
+            CredentialsError: access is refused.
+        """
+        where = f"{self._location}@{subject} referrers"
+        try:
+            content = self._files.read(f"{self._folder}/manifests/{list_tag(subject)}", MANIFEST_MAX_BYTES, where)
+        except NotFoundError:
+            return ()
+        return claimed(content, where)
 
     def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB, never many more than its size.

@@ -13,8 +13,9 @@ from seawall.lock import Lock
 from seawall.manifest import Descriptor, Manifest
 from seawall.plan import Links, Plan
 from seawall.progress import Progress
+from seawall.referrer_list import merged, newly_listed
 from seawall.release import TagMove
-from seawall.sync import publish
+from seawall.sync import listed_in, publish
 from seawall.tree import StoredManifest, Tree
 from seawall.writer import TreeWriter
 
@@ -46,6 +47,7 @@ def plan_unbundle(checked: CheckedBundle, tree: Tree, file: str) -> Unbundling:
     targets: dict[Digest, StoredManifest] = {}
     links: list[Links] = []
     moves: list[TagMove] = []
+    brought: list[tuple[str, Manifest]] = []
     for own in checked.bundle.repositories:
         stored = {row.digest: row.stored for row in own.manifests}
         read = {digest: checked.manifests.get(at) or tree.read_manifest(at) for digest, at in stored.items()}
@@ -55,6 +57,7 @@ def plan_unbundle(checked: CheckedBundle, tree: Tree, file: str) -> Unbundling:
         if missing or blobs:
             links.append(Links(own.repository, blobs, missing))
         targets |= stored
+        brought += ((own.repository, manifest) for manifest in read.values())
         moves += _moves(own, tree, file, checked.bundle.since)
     if moves:
         check_moves(moves, tree.applied_locks().values())
@@ -63,6 +66,8 @@ def plan_unbundle(checked: CheckedBundle, tree: Tree, file: str) -> Unbundling:
         for stored, manifest in checked.manifests.items()
         if not tree.manifest_path(stored).is_file()
     }
+    there = listed_in(tree, brought)
+    lists = merged(there, brought)
     plan = Plan(
         lock=Lock(name="by-hand"),
         fetches=(),
@@ -73,6 +78,8 @@ def plan_unbundle(checked: CheckedBundle, tree: Tree, file: str) -> Unbundling:
         applies=False,
         pending=tree.pending_release(),
         by="unbundle",
+        referrer_lists=lists,
+        referrers=newly_listed(lists, there),
     )
     return Unbundling(plan, {d: size for d, size in checked.blobs.items() if tree.blob_size(d) != size})
 

@@ -17,6 +17,8 @@ from seawall.errors import InputError, SourceError, TransientError, TreeError, T
 from seawall.listing import FIRST_PAGE
 from seawall.lists import ListChange, stored_paths
 from seawall.manifest import Descriptor, Manifest
+from seawall.reference import list_tag
+from seawall.referrer_list import ReferrerList
 from seawall.release import Release, release_text
 from seawall.tree import (
     CATALOG_LINK,
@@ -129,9 +131,31 @@ class TreeWriter:
         self._unlink(self.tree.manifest_link(repository, tag))
 
     def unlink_manifest(self, repository: str, digest: Digest) -> None:
-        """Let *repository* no longer serve the manifest *digest*, nor the list of what refers to it."""
-        self._unlink(self.tree.repository_path(repository) / "referrers" / str(digest))
+        """Let *repository* no longer serve the manifest *digest*."""
         self._unlink(self.tree.manifest_link(repository, str(digest)))
+
+    def write_referrers(self, lists: Iterable[ReferrerList]) -> None:
+        """Put *lists* in their places, after the manifests that they name.
+
+        The file that the API is answered with comes last: where it is right, all of the list is.
+        """
+        lists = tuple(lists)
+        for one in lists:
+            self.add_manifest(one.index)
+        self.settle()
+        for one in lists:
+            stored = StoredManifest(one.index.digest, one.index.kind)
+            self.link_manifest(one.repository, str(stored.digest), stored)
+            self.link_manifest(one.repository, list_tag(one.subject), stored)
+        self.settle()
+        for one in lists:
+            self._write(self.tree.referrers_path(one.repository, one.subject), one.index.content.decode())
+        self.settle()
+
+    def remove_referrers(self, repository: str, subject: Digest) -> None:
+        """Take away the list of what in *repository* refers to *subject*."""
+        self._unlink(self.tree.referrers_path(repository, subject))
+        self._unlink(self.tree.manifest_link(repository, list_tag(subject)))
 
     def unlink_blob(self, repository: str, digest: Digest) -> None:
         """Let *repository* no longer serve the blob *digest*."""

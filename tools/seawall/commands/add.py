@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from seawall.adding import pin_addition
+from seawall.adding import Wanted, pin_addition
 from seawall.commands.filling import fill, outcome_row, print_outcome
 from seawall.commands.options import (
     PATH,
@@ -13,6 +13,7 @@ from seawall.commands.options import (
     dry_run_option,
     jobs_option,
     plain_http_option,
+    referrers_option,
 )
 from seawall.commands.output import (
     print_json,
@@ -27,6 +28,7 @@ from seawall.tree import INCOMING
 @click.argument("tree_root", metavar="TREE", type=PATH)
 @click.argument("source", metavar="SOURCE")
 @click.argument("name", metavar="[REPO[:TAG]]", default="")
+@referrers_option
 @plain_http_option
 @compression_option
 @dry_run_option
@@ -36,6 +38,7 @@ def command(
     tree_root: Path,
     source: str,
     name: str,
+    referrers: bool,
     plain_http: bool,
     compression: Compression | None,
     dry_run: bool,
@@ -51,7 +54,7 @@ def command(
     """
     image = parse_image_source(source)
     sources = Sources(Path.cwd(), opener(spool_folder=tree_root / INCOMING))
-    lock, _ = pin_addition(image, name, sources, plain_http=plain_http, compression=compression)
+    lock, _ = pin_addition(image, name, sources, Wanted(plain_http, compression, referrers))
     outcome = fill("add", lock, tree_root, sources, jobs, dry_run=dry_run)
     if as_json:
         print_json(outcome_row(outcome, dry_run=dry_run))

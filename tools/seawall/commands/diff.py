@@ -25,8 +25,9 @@ from seawall.tree import Tree
 def command(lock_file: Path, other: str, others: bool, as_json: bool, jobs: int) -> None:
     """Compare LOCK with another lock, a tree or a server; exit with 0 if they agree, with 1 if not.
 
-    Of a TREE the tags are compared that LOCK names; a URL (http:// or https://) is asked for the same, with one HEAD
-    request a tag. A PLACE, ssh://HOST/PATH or s3://BUCKET[/PREFIX], is a tree elsewhere. Nothing is changed.
+    Of a TREE the tags and referrers are compared that LOCK names; a URL (http:// or https://) is asked for the same,
+    with one HEAD request each. A PLACE, ssh://HOST/PATH or s3://BUCKET[/PREFIX], is a tree elsewhere. Nothing is
+    changed.
     """
     before = read_lock(lock_file).digests
     is_url = other.startswith(("http://", "https://"))
@@ -42,12 +43,14 @@ def command(lock_file: Path, other: str, others: bool, as_json: bool, jobs: int)
     else:
         after = read_lock(Path(other)).digests
     found = differences(before, after)
+    known = {*before, *after}
+    noun = "tag" if all(reference.tag for reference in known) else "reference"
     if as_json:
-        print_json({"equal": not found, "tags": len({*before, *after}), "different": [move_row(row) for row in found]})
+        print_json({"equal": not found, "tags": len(known), "different": [move_row(row) for row in found]})
     else:
         if found:
             rows = [(str(row.reference), short(row.old), short(row.new)) for row in found]
             print_table(("REFERENCE", str(lock_file), other), rows)
-        verdict = f"{len(found)} of {count(len({*before, *after}), 'tag')} differ" if found else "no difference"
+        verdict = f"{len(found)} of {count(len(known), noun)} differ" if found else "no difference"
         click.echo(f"{other}: {verdict}")
     sys.exit(ExitCode.DOES_NOT_HOLD if found else ExitCode.OK)

@@ -40,7 +40,7 @@ def print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
     would = "would be: " if dry_run else ""
     click.echo(
         f"{root}: {release}{would}{count(len(plan.moves), 'tag')} moved, {count(len(plan.fetches), 'blob')} "
-        f"({readable(plan.fetch_bytes)}) fetched; {count(outcome.requests, 'request')}"
+        f"({readable(plan.fetch_bytes)}) fetched{_listed(plan)}; {count(outcome.requests, 'request')}"
     )
 
 
@@ -55,7 +55,12 @@ def outcome_row(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
         "fetched": [{"digest": str(fetch.blob.digest), "size": fetch.blob.size} for fetch in plan.fetches],
         "stored": [{"digest": str(manifest.digest), "kind": str(manifest.kind)} for manifest in plan.manifests],
         "moved": [tag_move_row(move) for move in plan.moves],
+        "referrers": [f"{repository}@{digest}" for repository, digest in plan.referrers],
     }
+
+
+def _listed(plan: Plan) -> str:
+    return f", {count(len(plan.referrers), 'referrer')} listed" if plan.referrers else ""
 
 
 def _plan_lines(plan: Plan) -> Iterator[str]:
@@ -65,6 +70,8 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         yield f"store {manifest.digest} {manifest.kind}"
     for links in plan.links:
         yield f"link {len(links.manifests)} manifests and {len(links.blobs)} blobs in {links.repository}"
+    for one in plan.referrer_lists:
+        yield f"list {count(len(one.index.children), 'referrer')} of {one.repository}@{one.subject}"
     for move in plan.moves:
         yield tag_move_line(move)
     if plan.pending:

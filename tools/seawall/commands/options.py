@@ -16,6 +16,9 @@ compression_option = click.option(
     type=click.Choice(COMPRESSIONS),
     help="Of layers that SOURCE has uncompressed.  [default: gzip; for oci: and oci-archive: as they are]",
 )
+referrers_option = click.option(
+    "--referrers", is_flag=True, help="Also add what refers to it: signatures, attestations, SBOMs."
+)
 jobs_option = click.option(
     "--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="How many at a time."
 )

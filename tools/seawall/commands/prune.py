@@ -75,6 +75,10 @@ def command(
 
 
 def _prune_lines(plan: PrunePlan) -> Iterator[str]:
+    for one in plan.relisted:
+        yield f"make the list of referrers of {one.repository}@{one.subject} anew"
+    for repository, subject in plan.unlisted:
+        yield f"remove the list of referrers of {repository}@{subject}"
     for repository, digest in plan.manifests:
         yield f"unlink {repository}@{digest}"
     for repository, digest in plan.blobs:
@@ -91,6 +95,8 @@ def _prune_row(plan: PrunePlan, *, dry_run: bool) -> dict[str, Any]:
     return {
         "changed": not plan.is_empty,
         "dry_run": dry_run,
+        "unlisted": [f"{repository}@{subject}" for repository, subject in plan.unlisted],
+        "relisted": [f"{one.repository}@{one.subject}" for one in plan.relisted],
         "manifests": [f"{repository}@{digest}" for repository, digest in plan.manifests],
         "blobs": [{"repository": repository, "digest": str(digest)} for repository, digest in plan.blobs],
         "repositories": list(plan.repositories),

@@ -52,7 +52,7 @@ def command(
         raise InputError(destination, "needs no --remote-command, which is for ssh", "leave it out")
     spool_folder = place.path / INCOMING if isinstance(place, PathPlace) else None
     sources = Sources(Path.cwd(), opener(spool_folder=spool_folder))
-    lock, reference = pin_addition(image, name, sources, plain_http=False)
+    lock, reference = pin_addition(image, name, sources)
     if isinstance(place, PathPlace):
         outcome = fill("push", lock, place.path, sources, jobs, dry_run=dry_run)
         _report(place, _of_plan(outcome.plan), outcome.release, dry_run=dry_run, as_json=as_json)

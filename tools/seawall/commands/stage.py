@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from seawall.adding import pin_staged
+from seawall.adding import Wanted, pin_staged
 from seawall.commands.filling import fill, outcome_row
 from seawall.commands.options import (
     PATH,
@@ -14,6 +14,7 @@ from seawall.commands.options import (
     dry_run_option,
     jobs_option,
     plain_http_option,
+    referrers_option,
 )
 from seawall.commands.output import (
     print_json,
@@ -34,6 +35,7 @@ from seawall.tree import INCOMING
     "--credentials-env", metavar="NAME", help="The environment variable that holds USER:PASSWORD for SOURCE's host."
 )
 @click.option("--credentials-file", type=PATH, help="The file that holds them.")
+@referrers_option
 @plain_http_option
 @compression_option
 @dry_run_option
@@ -45,6 +47,7 @@ def command(
     repository: str,
     credentials_env: str | None,
     credentials_file: Path | None,
+    referrers: bool,
     plain_http: bool,
     compression: Compression | None,
     dry_run: bool,
@@ -59,7 +62,7 @@ def command(
     image = parse_image_source(source)
     credentials = _staging_credentials(image, credentials_env, credentials_file)
     sources = Sources(Path.cwd(), opener(credentials, spool_folder=tree_root / INCOMING))
-    lock, reference = pin_staged(image, repository, sources, plain_http=plain_http, compression=compression)
+    lock, reference = pin_staged(image, repository, sources, Wanted(plain_http, compression, referrers))
     outcome = fill("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
     pinned = Reference(reference.repository, digest=lock.pins[reference].digest)
     if as_json:

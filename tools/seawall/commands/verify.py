@@ -25,7 +25,7 @@ from seawall.commands.output import count, print_json, verdict
 @click.command("verify")
 @click.argument("where", metavar="TREE|URL")
 @click.argument("references", metavar="[REPO:TAG]...", nargs=-1)
-@click.option("--lock", "lock_file", type=PATH, help="With URL: check every tag that this lock names.")
+@click.option("--lock", "lock_file", type=PATH, help="With URL: check all that this lock names.")
 @as_json_option
 @jobs_option
 def command(
@@ -67,10 +67,10 @@ def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *
     wanted: dict[Reference, Digest | None] = {
         reference: reference.digest for reference in map(Reference.parse, references)
     }
-    if lock_file is not None:
-        wanted |= {reference: pin.digest for reference, pin in read_lock(lock_file).pins.items()}
+    lock = read_lock(lock_file) if lock_file is not None else None
+    wanted |= lock.digests if lock else {}
     with watch() as progress:
-        report = probe(url, wanted, progress, jobs)
+        report = probe(url, wanted, progress, jobs, lock.listed if lock else {})
     if as_json:
         print_json(_probe_row(report, wanted))
     else:
