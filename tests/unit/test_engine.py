@@ -1,6 +1,7 @@
 """Images out of the local engine into a tree, and out of a tree into the local engine."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,11 @@ APP = make_saved("team/app:1.0", layers=3)
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
-    with FakeEngine(tmp_path / "docker.sock") as engine:
+    # Of its own: the name of a socket has at most 107 bytes (unix(7)).
+    with tempfile.TemporaryDirectory() as folder, FakeEngine(Path(folder) / "docker.sock") as engine:
         monkeypatch.setenv("DOCKER_HOST", engine.url)
         yield engine
 
