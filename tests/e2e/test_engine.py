@@ -10,6 +10,13 @@ import pytest
 
 from lab.engine import Engine
 from lab.images import Samples
+from seawall.engine import EngineTraits
+from seawall.manifest import Platform
+from seawall.pulling import EngineState, archive, find_image, parse_wanted, plan_pull
+from seawall.reference import parse_location
+from seawall.source import Source
+from seawall.sources import Sources, opener
+from seawall.spool import Spool
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -117,3 +124,37 @@ def test_what_the_engine_has_now_is_locked_and_synced(engine: Engine, samples: S
     assert set(digests(tmp_path / "tree")) == {f"app:{samples.layers.tag}"}
     again = json.loads(seawall(engine, "sync", tmp_path / "images.lock", tmp_path / "tree", "--json"))
     assert (again["changed"], again["requests"]) == (False, 0)
+
+
+def test_containerd_takes_what_pull_sends_with_the_trees_own_manifest(
+    tree: Path, engine: Engine, tmp_path: Path
+) -> None:
+    # Engines that keep images in containerd hand the archive on to it; Debian's does not, but has it at its side.
+    def open_repository(repository: str) -> Source:
+        return Sources(tmp_path, opener()).at(parse_location(f"{tree}/v2/{repository}", "test"), plain_http=False)
+
+    traits = EngineTraits(Platform("linux", "amd64"), reads_zstd=True, keeps_manifests=True)
+    state = EngineState(traits, is_there=False, is_named=False, layers=())
+    for tag in ("gzip", "zstd"):
+        image = find_image(parse_wanted(f"team/app:{tag}"), open_repository, traits.platform, lambda: traits.platform)
+        plan = plan_pull(image, f"docker.io/team/app:{tag}", state)
+        with (tmp_path / f"{tag}.tar").open("wb") as file:
+            file.writelines(archive(plan, traits, Spool(), lambda _: None))
+        ctr(engine, "images", "import", str(tmp_path / f"{tag}.tar"))
+    listed = {line.split()[0]: line.split()[2] for line in ctr(engine, "images", "ls").splitlines()[1:]}
+    found = digests(tree)
+    assert listed == {f"docker.io/team/app:{tag}": found[f"team/app:{tag}"] for tag in ("gzip", "zstd")}
+    # What it exports is what such an engine's docker save writes: layers that are compressed already.
+    exported = tmp_path / "exported.tar"
+    ctr(engine, "images", "export", str(exported), "docker.io/team/app:gzip")
+    seawall(engine, "add", tree, f"docker-archive:{exported}:team/app:gzip", "team/app:exported")
+    assert digests(tree)["team/app:exported"] == found["team/app:gzip"]
+
+
+def ctr(engine: Engine, *arguments: str) -> str:
+    """Talk to the containerd that *engine* started, about images that the engine knows nothing of."""
+    folder = Path(engine.socket.removeprefix("unix://")).parent
+    command = ["ctr", f"--address={folder}/exec/containerd/containerd.sock", "--namespace=seawall", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout

@@ -1,7 +1,11 @@
 """Images out of the local engine into a tree, and out of a tree into the local engine."""
 
+import functools
 import json
+import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,16 +17,18 @@ from seawall.pulling import engine_name, parse_wanted
 from seawall.reference import Reference
 from unit.archives import SavedImage, make_saved, saved_files, write_archive
 from unit.fake_engine import FakeEngine
+from unit.fake_ssh import FakeSsh
 from unit.tool_site import Site
 
 APP = make_saved("team/app:1.0", layers=3)
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
-    with FakeEngine(tmp_path / "docker.sock") as engine:
+    # Of its own: the name of a socket has at most 107 bytes (unix(7)).
+    with tempfile.TemporaryDirectory() as folder, FakeEngine(Path(folder) / "docker.sock") as engine:
         monkeypatch.setenv("DOCKER_HOST", engine.url)
         yield engine
 
@@ -133,6 +139,33 @@ def test_what_the_engine_has_is_not_sent_again(filled: Site, engine: FakeEngine)
     assert filled.run("pull", filled.root, "team/app:1.0", "--as", "h.example:5000/other:2").out == f"{APP.id}\n"
     assert engine.names["h.example:5000/other:2"] == str(APP.id)
     assert len(engine.loaded) == 1
+
+
+@pytest.fixture
+def web(filled: Site) -> Iterator[str]:
+    """The URL of a plain web server of the tree's files."""
+    handler = functools.partial(QuietHandler, directory=str(filled.root))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_tree_behind_any_web_server_or_ssh_is_pulled_from(
+    filled: Site, engine: FakeEngine, web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeSsh(tmp_path, monkeypatch)
+    for place in (web, f"ssh://tree.example{filled.root}"):
+        ran = filled.run("pull", place, "team/app:1.0")
+        assert (ran.code, ran.out) == (0, f"{APP.id}\n"), ran.err
+        assert engine.images == {str(APP.id): APP}
+        engine.images.clear()
+        engine.names.clear()
 
 
 def test_layers_that_another_image_of_the_engine_has_are_not_read(filled: Site, engine: FakeEngine) -> None:

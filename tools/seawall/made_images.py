@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from seawall.digest import Digest
 from seawall.docker_archive import (
@@ -14,14 +13,12 @@ from seawall.docker_archive import (
     made_image,
     read_contents,
 )
+from seawall.engine import Engine
 from seawall.errors import InputError, NotFoundError, SourceError
 from seawall.layout_files import open_regular, plain
 from seawall.manifest import Descriptor
 from seawall.reference import DockerArchiveLocation, EngineLocation, full_name, split_tag
 from seawall.spool import Extent, Spool
-
-if TYPE_CHECKING:
-    from seawall.engine import Engine
 
 _NAMES_SHOWN = 10
 
@@ -74,7 +71,7 @@ class EngineSource:
     An image is exported and compressed when its tag is first resolved, once in a run.
     """
 
-    def __init__(self, location: EngineLocation, engine: "Engine", packing: Packing) -> None:
+    def __init__(self, location: EngineLocation, engine: Engine, packing: Packing) -> None:
         self._location = location
         self._engine = engine
         self._packing = packing

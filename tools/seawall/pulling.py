@@ -24,6 +24,7 @@ from seawall.spool import Extent, Spool
 _DEPTH = 4
 _TRIES = 3
 _DISTRUST = "do not trust this tree; verify it there"
+_OTHER = "pull an image"
 _CONTAINERD_NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -128,7 +129,7 @@ def _read_image(reference: Reference, source: Source, descriptor: Descriptor, pl
         if manifest.digest != descriptor.digest:
             raise SourceError(str(reference), f"the tree sent another manifest ({manifest.digest})", _DISTRUST)
         if not manifest.kind.is_index:
-            return _checked(
+            return _for_platform(
                 FoundImage(reference, source, manifest, *_read_config(reference, source, manifest)), platform
             )
         descriptor = _chosen(manifest, platform, str(reference))
@@ -160,10 +161,7 @@ def _read_config(reference: Reference, source: Source, manifest: Manifest) -> tu
     return config, tuple(str(Digest.parse(str(diff_id), where)) for diff_id in diff_ids)
 
 
-_OTHER = "pull an image"
-
-
-def _checked(image: FoundImage, platform: Platform) -> FoundImage:
+def _for_platform(image: FoundImage, platform: Platform) -> FoundImage:
     if image.platform is not None and not image.platform.fits(platform):
         raise SourceError(
             str(image.reference), f"is for {image.platform}, not for {platform}", f"give --platform {image.platform}"

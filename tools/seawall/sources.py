@@ -6,29 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from seawall.compressing import CompressedSource
-from seawall.compression import DEFAULT_COMPRESSION, Compression
+from seawall.compression import Compression
 from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
-from seawall.docker_archive import Packing
 from seawall.images import absolute
-from seawall.layout import LayoutSource
-from seawall.made_images import DockerArchiveSource, EngineSource
 from seawall.place import HttpPlace, PathPlace, Place, S3Place
 from seawall.quota import Quota
-from seawall.reference import (
-    DockerArchiveLocation,
-    EngineLocation,
-    LayoutArchiveLocation,
-    LayoutLocation,
-    Location,
-    TreeLocation,
-)
+from seawall.reference import EngineLocation, FileLocation, Location, TreeLocation
 from seawall.source import Source
-from seawall.spool import Spool
 from seawall.tree_files import TreeFiles
 
 if TYPE_CHECKING:
-    from seawall.engine import Engine
     from seawall.http_session import HttpSession
 
 
@@ -113,12 +100,6 @@ def opener(
     config = functools.cache(DockerConfig.load)
 
     @functools.cache
-    def engine() -> "Engine":
-        from seawall.engine import Engine  # noqa: PLC0415 - as for the HTTP libraries
-
-        return Engine()
-
-    @functools.cache
     def session() -> "HttpSession":
         from seawall.http_session import HttpSession  # noqa: PLC0415
 
@@ -134,14 +115,11 @@ def opener(
         plain_http: bool,  # noqa: FBT001 - the shape of OpenSource
         compression: Compression | None = None,
     ) -> Source:
-        packing = Packing(Spool(spool_folder), compression or DEFAULT_COMPRESSION)
-        if isinstance(location, LayoutLocation | LayoutArchiveLocation):
-            layout = LayoutSource(location, spool_folder)
-            return CompressedSource(layout, packing, str(location)) if compression else layout
-        if isinstance(location, EngineLocation):
-            return EngineSource(location, engine(), packing)
-        if isinstance(location, DockerArchiveLocation):
-            return DockerArchiveSource(location, packing)
+        # Each kind's libraries are read where it is asked for: most runs ask none.
+        if isinstance(location, FileLocation | EngineLocation):
+            from seawall.local_sources import open_local  # noqa: PLC0415
+
+            return open_local(location, compression, spool_folder)
         if isinstance(location, TreeLocation):
             from seawall.tree_source import TreeSource  # noqa: PLC0415
 
@@ -149,7 +127,6 @@ def opener(
             if is_new:
                 trees[location.place] = _tree_files(location.place, credentials or lookup, session)
             return TreeSource(location, trees[location.place], counts=is_new)
-        # A run that asks no registry, as most do, does not wait until the HTTP libraries are read.
         from seawall.registry import RegistrySource  # noqa: PLC0415
 
         return RegistrySource(location, plain_http=plain_http, credentials=credentials or lookup, http=session())

@@ -17,6 +17,8 @@ _BLOCK = tarfile.BLOCKSIZE
 _PIECE_BYTES = 1024 * 1024
 _EXTENSION_MAX_BYTES = 64 * 1024
 _MEMBERS_MAX = 200_000
+_SIZE_MAX = 2**60
+"""Bytes; headers can claim more than a file can have, and than a system call takes."""
 _REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 _LINKS = frozenset({tarfile.SYMTYPE, tarfile.LNKTYPE})
 _LONG = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
@@ -127,6 +129,8 @@ class TarStream:
         if header.type not in _REGULAR:
             raise self._refused(f"has {name!r}, which is neither a file nor a link nor a folder")
         size = self._number(extended["size"]) if "size" in extended else header.size
+        if size > _SIZE_MAX:
+            raise self._refused(f"has {name!r}, which claims {size} bytes")
         self._left, self._padding = size, -size % _BLOCK
         return Member(name, size, None, self._at)
 
