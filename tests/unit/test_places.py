@@ -233,6 +233,12 @@ def test_a_path_is_relative_to_the_images_file(other: Path, site: Site, monkeypa
     assert "is relative, and the lock is in another folder" in ran.err
 
 
+def test_an_address_says_itself_whether_it_is_plain_http(other: Path, site: Site) -> None:
+    ran = site.run("add", site.root, f"{other}/v2/{APP}:1.1", "--plain-http")
+    assert ran.code == 3
+    assert "says itself how it is reached" in ran.err
+
+
 # A path.
 
 

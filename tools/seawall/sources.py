@@ -10,6 +10,7 @@ from seawall.compressing import CompressedSource
 from seawall.compression import DEFAULT_COMPRESSION, Compression
 from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
 from seawall.docker_archive import Packing
+from seawall.errors import InputError
 from seawall.images import absolute
 from seawall.layout import LayoutSource
 from seawall.made_images import DockerArchiveSource, EngineSource
@@ -143,6 +144,8 @@ def opener(
         if isinstance(location, DockerArchiveLocation):
             return DockerArchiveSource(location, packing)
         if isinstance(location, TreeLocation):
+            if plain_http:
+                raise InputError(str(location), "says itself how it is reached, not by plain_http", "leave that out")
             from seawall.tree_source import TreeSource  # noqa: PLC0415
 
             is_new = location.place not in trees
