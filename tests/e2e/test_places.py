@@ -114,7 +114,7 @@ def large_image(engine: Engine, folder: Path) -> None:
 
 
 def test_an_image_is_pushed_to_a_path_a_host_and_a_bucket_and_taken_from_there(
-    seat: Seat, ssh: Ssh, store: Store, images: Engine, host: Host
+    seat: Seat, ssh: Ssh, store: Store, images: Engine, host: Host, samples: Samples
 ) -> None:
     seat = Seat(seat.folder, {**seat.env, **ssh.env, "DOCKER_HOST": images.socket})
     places = ("tree", f"ssh://{ssh.place}{PUSHED}", "s3://images/prod")
@@ -147,6 +147,12 @@ def test_an_image_is_pushed_to_a_path_a_host_and_a_bucket_and_taken_from_there(
         listed = {row["reference"]: row["digest"] for row in seat.ask("ls", f"copy{number}")}
         assert set(listed) == {"team/app:1.2", "team/app:next"}
         assert listed["team/app:1.2"] == pushed[place]
+
+    for place in places:
+        images.docker("rmi", "--force", *images.docker("images", "--quiet", "--all").split())
+        assert images.docker("images", "--quiet", "--all") == ""
+        seat.ask("pull", place, "team/app:1.2", "--as", "back:1")
+        assert images.docker("run", "--rm", "--pull=never", "back:1") == samples.layers.output()
 
 
 def test_a_bucket_serves_what_was_pushed_to_anybody_over_plain_http(seat: Seat, store: Store, images: Engine) -> None:
