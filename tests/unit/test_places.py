@@ -1,5 +1,6 @@
 """Trees elsewhere as sources: how they are spelled, and what comes out of a path, a host and a plain web server."""
 
+import json
 import os
 import subprocess
 import sys
@@ -233,6 +234,12 @@ def test_a_path_is_relative_to_the_images_file(other: Path, site: Site, monkeypa
     assert "is relative, and the lock is in another folder" in ran.err
 
 
+def test_an_address_says_itself_whether_it_is_plain_http(other: Path, site: Site) -> None:
+    ran = site.run("add", site.root, f"{other}/v2/{APP}:1.1", "--plain-http")
+    assert ran.code == 3
+    assert "says itself how it is reached" in ran.err
+
+
 # A path.
 
 
@@ -456,6 +463,15 @@ def test_a_registry_that_wants_a_token_is_told_from_a_tree(registry: FakeRegistr
     registry.add_image("app", "1.0")
     with pytest.raises(SourceError, match=f"write docker://{registry.host}/REPOSITORY"):
         http_source(registry.url).resolve("1.0")
+
+
+def test_a_long_list_is_read_to_its_end_from_a_server_that_knows_only_files(registry: FakeRegistry) -> None:
+    pages = {"/tags/list": ["a", "b"], "/tags/after/b:10000": ["c", "d"], "/tags/after/d:10000": ["e"]}
+    for path, names in pages.items():
+        registry.misbehave(Fault(on=path, status=200, body=json.dumps({"name": "app", "tags": names}).encode()))
+    assert http_source(registry.url).tags() == ("a", "b", "c", "d", "e")
+    registry.misbehave(Fault(on="/tags/after/e:10000", status=403))
+    assert http_source(registry.url).tags() == ("a", "b", "c", "d", "e")
 
 
 def test_what_is_missing_behind_http_is_missing(registry: FakeRegistry) -> None:

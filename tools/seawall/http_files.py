@@ -11,12 +11,14 @@ from requests import Response
 from seawall.authorization import Authorization
 from seawall.challenge import parse_challenges
 from seawall.credentials import CredentialsLookup, anonymous
-from seawall.errors import NotFoundError, SeawallError, SourceError
+from seawall.errors import CredentialsError, NotFoundError, SeawallError, SourceError
 from seawall.http_range import Exchange, pieces_from
 from seawall.http_session import HttpRequest, HttpSession, printable, same_origin
+from seawall.listing import PAGE_SIZES, Shape
 from seawall.place import HttpPlace
 from seawall.reference import RegistryLocation
-from seawall.tag_pages import TAG_PAGE_BYTES, all_tags
+from seawall.tag_pages import TAG_PAGE_BYTES, all_tags, tags_of
+from seawall.tree_files import TAGS_MAX
 
 _MISSING = frozenset({http.client.NOT_FOUND, http.client.GONE})
 
@@ -78,14 +80,32 @@ class HttpFiles:
     def tags(self, repository: str, where: str) -> tuple[str, ...]:
         """Return every tag of *repository*, each once, as its tag list has them.
 
+        A server that knows the list names its next page in a ``Link``. One that knows no more than files does not: of
+        a longer list it serves the first page, and the others where the tree has them (see :mod:`seawall.listing`).
+
         Raises:
             NotFoundError: there is no such repository.
             CredentialsError: the server refuses access.
             SourceError: it does not answer, or its list is malformed.
         """
-        return all_tags(
-            self._request(f"v2/{repository}/tags/list", where), lambda request: self._page(request, TAG_PAGE_BYTES)
+        folder = f"v2/{repository}/tags"
+        found = dict.fromkeys(
+            all_tags(self._request(f"{folder}/list", where), lambda request: self._page(request, TAG_PAGE_BYTES))
         )
+        while found and len(found) <= TAGS_MAX:
+            last = next(reversed(found))
+            try:
+                page = self.read(
+                    f"{folder}/{Shape.of_tags(repository).after(last, PAGE_SIZES[-1])}", TAG_PAGE_BYTES, where
+                )
+            except (NotFoundError, CredentialsError):
+                # A bucket refuses what is missing to whoever may not list it.
+                break
+            following = [tag for tag in tags_of(page, where) if tag not in found]
+            if not following:
+                break
+            found |= dict.fromkeys(following)
+        return tuple(found)
 
     def _count(self) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from seawall.compression import Compression
 from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
+from seawall.errors import InputError
 from seawall.images import absolute
 from seawall.place import HttpPlace, PathPlace, Place, S3Place
 from seawall.quota import Quota
@@ -121,6 +122,8 @@ def opener(
 
             return open_local(location, compression, spool_folder)
         if isinstance(location, TreeLocation):
+            if plain_http:
+                raise InputError(str(location), "says itself how it is reached, not by plain_http", "leave that out")
             from seawall.tree_source import TreeSource  # noqa: PLC0415
 
             is_new = location.place not in trees

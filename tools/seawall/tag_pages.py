@@ -36,7 +36,7 @@ def all_tags(request: HttpRequest, page: Callable[[HttpRequest], tuple[Response,
     while request.url not in seen and len(seen) < _PAGES_MAX and len(found) <= TAGS_MAX:
         seen.add(request.url)
         response, body = page(request)
-        found |= dict.fromkeys(_tags_of(body, where))
+        found |= dict.fromkeys(tags_of(body, where))
         following = next_page(response, request, where)
         if following is None:
             return tuple(found)
@@ -44,7 +44,12 @@ def all_tags(request: HttpRequest, page: Callable[[HttpRequest], tuple[Response,
     raise SourceError(where, f"the list has no end ({len(seen)} pages were read)", "name the tags instead")
 
 
-def _tags_of(page: bytes, where: str) -> list[str]:
+def tags_of(page: bytes, where: str) -> list[str]:
+    """Return the tags of one page; what is no tag is left out.
+
+    Raises:
+        SourceError: it is too large, or no list of tags.
+    """
     if len(page) > TAG_PAGE_BYTES:
         raise SourceError(where, f"a page is larger than {TAG_PAGE_BYTES} bytes", "name the tags instead")
     try:
