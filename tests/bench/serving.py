@@ -5,7 +5,7 @@
 
 Needs root, nginx, wrk, Debian's docker-registry and 1 GB in FOLDER. It starts a registry of its own and fills it, syncs
 one tree of 10 tags and one of many from it, and runs an nginx for each with the origin's configuration as Ansible
-renders it, and with two servers more that serve the same bytes as plain files. All are asked in turn, each for any of
+renders it, and with more servers that serve the same bytes as plain files. All are asked in turn, each for any of
 its tags at random, and the medians are printed: of requests per second, of the 99th percentile, and of the processor
 time that the server itself took, which does not depend on how fast wrk is. It ends what it started, and leaves
 nothing behind.
@@ -38,6 +38,10 @@ server {{
     listen 127.0.0.1:{uncached};
     open_file_cache off;
     root {folder};
+}}
+server {{
+    listen 127.0.0.1:{whole};
+    root {tree};
 }}
 """
 # Every request is written out before the clock starts.
@@ -165,6 +169,8 @@ def prepare(folder: Path, options: argparse.Namespace, running: ExitStack) -> li
     return [
         Case(plain, plain, "", static, ["/manifest"], few_nginx, size),
         Case("static, no open_file_cache", plain, "", uncached, ["/manifest"], few_nginx, size),
+        # The tree itself, links and all, as any web server would serve it.
+        Case(f"static, {options.tags} tags", plain, "", "http://127.0.0.1:18093", many_tags, many_nginx, size),
         Case(f"by tag, {FEW} tags", plain, tag, few_url, paths("bench/few", list(few)), few_nginx, size),
         Case(f"by digest, {FEW} tags", plain, digest, few_url, paths("bench/few", few_digests), few_nginx, size),
         Case(f"by tag, {options.tags} tags", plain, tag, many_url, many_tags, many_nginx, size),
@@ -212,7 +218,9 @@ def origin(folder: Path, tree: str, port: int) -> Iterator[int]:
         "nginx_base_access_log": False,
     }
     main_file = render(config, folder / tree, variables)
-    static = STATIC.format(cached=port + 1, uncached=port + 2, folder=folder / "files")
+    static = STATIC.format(
+        cached=port + 1, uncached=port + 2, whole=port + 3, folder=folder / "files", tree=folder / tree
+    )
     (config / "seawall/static.conf").write_text(static)
     with run_nginx(main_file, f"http://127.0.0.1:{port}/v2/") as master:
         yield master

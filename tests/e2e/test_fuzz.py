@@ -34,6 +34,7 @@ CODES = {
     "MANIFEST_UNKNOWN",
     "NAME_INVALID",
     "NAME_UNKNOWN",
+    "PAGINATION_NUMBER_INVALID",
     "SIZE_INVALID",
     "UNKNOWN",
     "UNSUPPORTED",
@@ -175,7 +176,9 @@ def paths(url: str, samples: Samples) -> list[bytes]:
         f"{repository}/blobs/{manifest['config']['digest']}",
         f"{repository}/tags/list",
         f"{repository}/referrers/{sample.digest}",
-        "/v2/_catalog",
+        f"{repository}/tags/list?n=1&last=0",
+        "/v2/_catalog?n=2",
+        f"/v2/_catalog?last={'b/' * 3000}b",
     ]
     hidden = [
         "/canary",

@@ -23,6 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 ACCEPTED = {
     "add_header_content_type": "default_type takes no variable, and the type of a manifest is one",
+    "http_splitting": "Link is a path in the grammar of names, a name of the tree, and a query as it came, undecoded",
+    "if_is_evil": "only set stands there, and the location goes on as it is: tests/e2e/test_mirrors.py shows it",
+    "regex_redos": "the grammar of names has one way to read a name; what is too long for it is refused before",
     "try_files_is_evil_too": "a new list of referrers is to be seen at once: no open_file_cache there",
 }
 """Findings that are none, each with the reason."""
