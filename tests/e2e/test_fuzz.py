@@ -34,6 +34,7 @@ CODES = {
     "MANIFEST_UNKNOWN",
     "NAME_INVALID",
     "NAME_UNKNOWN",
+    "PAGINATION_NUMBER_INVALID",
     "SIZE_INVALID",
     "UNKNOWN",
     "UNSUPPORTED",
@@ -174,6 +175,9 @@ def paths(url: str, samples: Samples) -> list[bytes]:
         f"{repository}/manifests/{sample.digest}",
         f"{repository}/blobs/{manifest['config']['digest']}",
         f"{repository}/tags/list",
+        f"{repository}/tags/list?n=1&last=0",
+        "/v2/_catalog?n=2&last=lab%2Flayers",
+        f"{repository}/manifests/{sample.tag}?ns=docker.io",
         f"{repository}/referrers/{sample.digest}",
         "/v2/_catalog",
     ]
