@@ -68,6 +68,17 @@ def test_without_a_registry_the_bare_name_counts_first_and_the_default_second(ur
     for repository in (mirrored.repository, HUB, "library/mirrored"):
         answer = ask(url, repository, f"manifests/{mirrored.tag}")
         assert answer.headers["Docker-Content-Digest"] == mirrored.digest
+        config = answer.json()["config"]["digest"]
+        for rest, status in (
+            (f"manifests/{mirrored.digest}", 200),
+            (f"blobs/{config}", 200),
+            (f"referrers/{mirrored.digest}", 200),
+            ("manifests/none", 404),
+            (f"manifests/sha256:{'0' * 64}", 404),
+        ):
+            assert ask(url, repository, rest).status_code == status, rest
+    for rest in ("manifests/1.0", "tags/list", f"referrers/{mirrored.digest}", f"blobs/{config}"):
+        assert ask(url, "nobodys/image", rest).status_code == 404
     listed = ask(url, "library/mirrored", "tags/list")
     assert listed.json() == {"name": HUB, "tags": [mirrored.tag]}
 

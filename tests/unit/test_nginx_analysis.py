@@ -19,13 +19,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "named": {"origin_listen": ["192.0.2.1:8080", "[::1]:8080"], "origin_server_name": "images.example"},
     "no log": {"nginx_base_access_log": False},
+    "limits": {"origin_request_rate": 100, "origin_connections": 50},
+    "no mirror": {"origin_registries": [], "origin_default_registry": ""},
 }
 
 ACCEPTED = {
     "add_header_content_type": "default_type takes no variable, and the type of a manifest is one",
     "http_splitting": "Link is a path in the grammar of names, a name of the tree, and a query as it came, undecoded",
-    "if_is_evil": "only set stands there, and the location goes on as it is: tests/e2e/test_mirrors.py shows it",
     "regex_redos": "the grammar of names has one way to read a name; what is too long for it is refused before",
+    "if_is_evil": "only variables are set there, and a rewrite or return follows: no request is answered in such an if",
     "try_files_is_evil_too": "a new list of referrers is to be seen at once: no open_file_cache there",
 }
 """Findings that are none, each with the reason."""
