@@ -25,8 +25,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 ACCEPTED = {
     "add_header_content_type": "default_type takes no variable, and the type of a manifest is one",
-    "http_splitting": "Link is a path in the grammar of names, a name of the tree, and a query as it came, undecoded",
-    "regex_redos": "the grammar of names has one way to read a name; what is too long for it is refused before",
     "if_is_evil": "only variables are set there, and a rewrite or return follows: no request is answered in such an if",
     "try_files_is_evil_too": "a new list of referrers is to be seen at once: no open_file_cache there",
 }
