@@ -56,7 +56,9 @@ def served(root: Path) -> dict[str, tuple[str, bytes, int]]:
                 if path.is_symlink():
                     found[str(path.relative_to(root))] = (str(path.readlink()), b"", 0)
                 elif path.is_file():
-                    found[str(path.relative_to(root))] = ("", path.read_bytes(), int(path.stat().st_mtime))
+                    # Of lists, the time is no promise.
+                    time_of = int(path.stat().st_mtime) if top == "content" else 0
+                    found[str(path.relative_to(root))] = ("", path.read_bytes(), time_of)
     return found
 
 

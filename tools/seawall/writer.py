@@ -296,6 +296,9 @@ class TreeWriter:
         """Make an empty file, unless it is there."""
         with _disk(path), contextlib.suppress(FileExistsError):
             self._make_folder(path.parent)
+            if path.is_symlink() or (path.is_file() and path.stat().st_size):
+                # Its bytes are what makes it right; links to it find the new one.
+                path.unlink()
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o444)
             try:
                 os.fchmod(file, 0o444)
