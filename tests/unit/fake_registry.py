@@ -188,6 +188,10 @@ class Fault:
     """Seconds of silence: before the answer, or where *die_after* cuts it."""
     drip: float = 0.0
     """Seconds of silence after each byte of the body."""
+    drip_headers: float = 0.0
+    """Seconds of silence after each byte of the headers."""
+    drip_size: float = 0.0
+    """Sends the body chunked, and never comes to the end of the first chunk's size; seconds after each digit."""
 
 
 @dataclass(frozen=True)
@@ -502,6 +506,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: "_Server"
+    _drip_headers = 0.0
+    _headers_buffer: list[bytes]
 
     def do_GET(self) -> None:
         registry = self.server.registry
@@ -525,11 +531,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers = dict(answer.headers)
         if answer.digest is not None:
             headers["Docker-Content-Digest"] = answer.digest
-        if fault.endless or fault.chunked:
+        if fault.endless or fault.chunked or fault.drip_size:
             headers["Transfer-Encoding"] = "chunked"
         else:
             headers["Content-Length"] = str(len(answer.body) + fault.announce)
         headers |= fault.headers
+        self._drip_headers = fault.drip_headers
         self.send_response(answer.status)
         for challenge in answer.challenges:
             self.send_header("WWW-Authenticate", challenge)
@@ -549,6 +556,9 @@ class _Handler(BaseHTTPRequestHandler):
             registry.pause(fault.stall)
             self._cut()
             return
+        while fault.drip_size and not registry.is_stopping:
+            self.wfile.write(b"0")
+            registry.pause(fault.drip_size)
         if fault.drip:
             for byte in body:
                 self._write(bytes([byte]))
@@ -561,6 +571,15 @@ class _Handler(BaseHTTPRequestHandler):
         while fault.endless and not registry.is_stopping:
             self._write_chunk(bytes(64 * 1024))
         self.wfile.write(b"0\r\n\r\n")
+
+    def flush_headers(self) -> None:
+        if not self._drip_headers:
+            super().flush_headers()
+            return
+        for byte in b"".join(self._headers_buffer):
+            self.wfile.write(bytes([byte]))
+            self.server.registry.pause(self._drip_headers)
+        self._headers_buffer = []
 
     def _write_chunk(self, chunk: bytes) -> None:
         self.wfile.write(b"%x\r\n" % len(chunk))

@@ -182,6 +182,7 @@ def test_credentials_live_for_the_command_alone(
     secret = "s3cret:with-colon"
     monkeypatch.setenv("LOGIN", f"ada:{secret}")
     (tmp_path / "login").write_text(f"ada:{secret}\n")
+    (tmp_path / "login").chmod(0o600)
     given = "LOGIN" if option == "--credentials-env" else tmp_path / "login"
     with FakeRegistry(auth, username="ada", password=secret) as registry:
         image = registry.add_image("team/app", "1")

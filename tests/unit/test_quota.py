@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from seawall.errors import ExitCode, SourceError, TransientError
 from seawall.http_session import QUOTA_WAITS_MAX, RETRY_AFTER_MAX, HttpSession
-from seawall.quota import Quota, parse_quota
+from seawall.quota import Quota, parse_quota, shortage
 from seawall.reference import RegistryLocation
 from seawall.registry import RegistrySource
 from unit.fake_registry import FakeRegistry, Fault
@@ -144,6 +144,52 @@ def test_what_remains_is_told_with_the_result(site: Site, registry: FakeRegistry
         site.run("lock", site.images_file, "--upgrade").out
     )
     assert site.sync().answer["quotas"] == [], "nobody was asked"
+
+
+def limited(registry: FakeRegistry, count: int) -> None:
+    """Let *registry* answer so many GETs of manifests, counting down, and refuse all that follow."""
+    for left in reversed(range(count)):
+        registry.misbehave(
+            Fault(on="/manifests/", method="GET", headers={"RateLimit-Remaining": f"{left};w=21600"}, times=1)
+        )
+    registry.misbehave(Fault(on="/manifests/", method="GET", status=429, headers={"Retry-After": "3600"}))
+
+
+def test_a_quota_that_will_not_do_is_said_once_and_each_run_goes_on_from_the_last(
+    site: Site, registry: FakeRegistry
+) -> None:
+    tags = [f"{number}" for number in range(10)]
+    for tag in tags:
+        registry.add_image("team/app", tag)
+    site.declare(entry(registry, "team/app", *tags))
+    site.lock()
+    limited(registry, 4)
+    ran = site.sync("--jobs", "1")
+    assert ran.code == ExitCode.SOURCE
+    line = f"{registry.host}: at least 9 more are needed, and 3 requests remain (per 21600 s); what is fetched stays"
+    assert [line in row for row in ran.err.splitlines()] == [True, False]
+    assert "the quota of requests is used up" in ran.err.splitlines()[-1]
+    registry.behave()
+    limited(registry, 6)
+    assert site.sync("--jobs", "1").code == 0
+    assert len(site.tags()) == 10
+    assert len(registry.asked("GET", "/manifests/")) <= 10 + 2, "none that came is asked for again"
+
+
+def test_blobs_count_where_they_are_counted(site: Site, registry: FakeRegistry) -> None:
+    registry.add_image("team/app", "1")
+    site.declare(entry(registry, "team/app", "1"))
+    site.lock()
+    registry.misbehave(Fault(headers={"RateLimit-Remaining": "2", "RateLimit-Reset": "30"}))
+    ran = site.sync()
+    assert ran.code == 0
+    assert "at least 3 more are needed, and 2 requests remain; what is fetched stays: run again in 30 s" in ran.err
+
+
+@given(needed=st.integers(0, 1000), remaining=st.integers(0, 1000))
+def test_only_a_shortage_is_said(needed: int, remaining: int) -> None:
+    assert (shortage("host", needed, Quota(remaining)) is None) == (needed <= remaining)
+    assert shortage("host", needed, None) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,4 +1,4 @@
-"""Credentials as ``docker login`` leaves them (Docker's ``config.json`` and its credential helpers)."""
+"""Credentials as ``docker login`` leaves them (Docker's ``config.json``, its credential helpers), or a person does."""
 
 import base64
 import binascii
@@ -7,13 +7,14 @@ import json
 import os
 import pwd
 import re
+import stat
 import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from seawall.errors import InputError
 from seawall.reference import DOCKER_HUB
@@ -26,6 +27,7 @@ _HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_FOUND = "credentials not found"
 _IDENTITY = "<token>"
+_SECRET_MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,56 @@ def named_credentials(host: str, secret: str, where: str) -> CredentialsLookup:
         return credentials if asked == host else None
 
     return lookup
+
+
+class CredentialsFrom(BaseModel):
+    """Where a secret ``USER:PASSWORD`` is to be found; the secret itself is never in it."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]},
+    )
+
+    env: str = Field("", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds USER:PASSWORD."""
+    file: str = Field("", min_length=1)
+    """The file that holds USER:PASSWORD (relative to the images file)."""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> "CredentialsFrom":
+        if bool(self.env) == bool(self.file):
+            raise ValueError(InputError("", "names not one place", "write {env: NAME} or {file: PATH}"))
+        return self
+
+    def below(self, base: Path) -> "CredentialsFrom":
+        """Return the same with a relative path taken from the folder *base*."""
+        return CredentialsFrom(file=str(base / self.file)) if self.file else self
+
+    def lookup(self, host: str) -> CredentialsLookup:
+        """Return the lookup of one who has this secret for the registry at *host*, and for no other.
+
+        Raises:
+            InputError: it is not there, is malformed, or others can read the file.
+        """
+        if self.env:
+            return named_credentials(host, os.environ.get(self.env, ""), f"${self.env}")
+        return named_credentials(host, _read_secret(Path(self.file)), self.file)
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            # As ssh does with keys: what everybody can read, or change, is no secret.
+            if stat.S_ISREG(found.st_mode) and found.st_mode & stat.S_IRWXO:
+                raise InputError(str(path), "holds credentials that others can read", f"run chmod o= {path}")
+            return file.read(_SECRET_MAX_BYTES).decode("utf-8")
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})", "give a readable file") from None
+    except UnicodeDecodeError:
+        raise InputError(str(path), "is not UTF-8 text", "let it hold USER:PASSWORD") from None
 
 
 class _Entry(BaseModel):

@@ -22,8 +22,9 @@ import urllib3
 from urllib3.util import Retry
 
 from seawall import __version__
+from seawall.connection import DRIP_TIMEOUTS, BoundedAdapter, DripError, TlsSocket, bounded, limit
 from seawall.errors import SourceError, TransientError
-from seawall.interrupt import pause
+from seawall.interrupt import check, pause
 from seawall.quota import Quota, parse_quota
 
 CONNECT_TIMEOUT = 10.0
@@ -58,6 +59,7 @@ _TRANSIENT = (
     urllib3.exceptions.TimeoutError,
 )
 _DIAGNOSES: tuple[tuple[type[BaseException], str, str], ...] = (
+    (DripError, "drips its answer", _LATER),
     (socket.gaierror, "is not a name that resolves", "check the name and this machine's DNS"),
     (ConnectionRefusedError, "refused the connection", "check that it runs and that the port is right"),
     (ConnectionError, "cut the connection", _LATER),
@@ -159,15 +161,15 @@ class HttpSession:
             for session in self._sessions:
                 session.close()
 
-    def scheme(self, host: str, *, plain_http: bool) -> str:
+    def scheme(self, host: str, *, plain_http: bool | None) -> str:
         """Return ``http`` or ``https``, whichever the registry at *host* is to be asked with.
 
-        As Docker does it: HTTPS, unless the registry is declared as plain, or is on this machine and does
-        not speak TLS. A certificate that is not trusted is no reason to do without.
+        As Docker does it: HTTPS, unless the registry is declared as plain, or does not speak TLS and is on this machine
+        or may do without (None). A certificate that is not trusted is no reason to do without.
         """
         if plain_http:
             return "http"
-        if not is_loopback(host):
+        if plain_http is not None and not is_loopback(host):
             return "https"
         with self._lock:
             if host not in self._schemes:
@@ -220,8 +222,8 @@ class HttpSession:
             request.where, f"{_host(request.url)} redirects more than {_REDIRECTS_MAX} times", "tell who runs it"
         )
 
-    def read(self, request: HttpRequest, response: requests.Response, limit: int) -> bytes:
-        """Return the body of *response*, or its first *limit* bytes, and close it.
+    def read(self, request: HttpRequest, response: requests.Response, most: int) -> bytes:
+        """Return the body of *response*, or its first *most* bytes, and close it.
 
         Raises:
             UnavailableError: the body is cut short, or comes too slowly.
@@ -229,9 +231,10 @@ class HttpSession:
         deadline = time.monotonic() + _SMALL_BODY_TIMEOUTS * self._timeouts[1]
         body = bytearray()
         with closing(response):
-            while len(body) < limit:
+            limit(response.raw, deadline - time.monotonic())
+            while len(body) < most:
                 try:
-                    piece = response.raw.read1(min(limit - len(body), PIECE_BYTES), decode_content=False)
+                    piece = response.raw.read1(min(most - len(body), PIECE_BYTES), decode_content=False)
                 except (OSError, urllib3.exceptions.HTTPError) as error:
                     raise self._unavailable(request, error) from None
                 if not piece:
@@ -250,6 +253,7 @@ class HttpSession:
         left, came, waited = size + 1, 0, 0.0
         while left:
             asked = time.monotonic()
+            limit(response.raw, DRIP_TIMEOUTS * self._timeouts[1])
             try:
                 piece = response.raw.read1(min(left, PIECE_BYTES), decode_content=False)
             except (OSError, urllib3.exceptions.HTTPError) as error:
@@ -286,6 +290,7 @@ class HttpSession:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **request.headers}
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
+        check()
         self._wait_for_quota(request)
         sent()
         try:
@@ -345,6 +350,8 @@ class HttpSession:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = _Session()
+            session.mount("https://", BoundedAdapter())
+            session.mount("http://", BoundedAdapter())
             session.headers["User-Agent"] = f"seawall/{__version__}"
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             self._local.session = session
@@ -486,8 +493,9 @@ def _speaks_tls(host: str, timeout: float) -> bool | None:
     context.check_hostname = False
     # Only asks whether TLS is spoken: nothing is sent over this connection. Requests verify the certificate.
     context.verify_mode = ssl.CERT_NONE
+    context.sslsocket_class = TlsSocket
     try:
-        connection = socket.create_connection((parts.hostname or "", parts.port or _PORTS["https"]), timeout)
+        connection = bounded(socket.create_connection((parts.hostname or "", parts.port or _PORTS["https"]), timeout))
     except OSError:
         return None
     with connection:

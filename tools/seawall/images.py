@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from seawall.compression import Compression
+from seawall.credentials import CredentialsFrom
 from seawall.document import read_document
 from seawall.errors import InputError
 from seawall.place import PathPlace
@@ -98,6 +99,8 @@ class ImageEntry(pydantic.BaseModel):
     """Also carry what refers to the images: signatures, attestations, SBOMs."""
     plain_http: bool = False
     """Talk HTTP to the source's registry, not HTTPS."""
+    credentials: CredentialsFrom | None = None
+    """Where the credentials for the source's registry are found; those of docker login if left out."""
 
     @pydantic.model_validator(mode="after")
     def _names_what_it_carries(self) -> "ImageEntry":
@@ -111,6 +114,7 @@ class ImageEntry(pydantic.BaseModel):
                 default_name(location)
             for tag in self.names:
                 check_own_tag(Reference(self.repository, tag))
+            check_credentials(self.credentials, location)
         except InputError as error:
             raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
         if len(set(self.tags)) != len(self.tags):
@@ -136,6 +140,16 @@ class ImageEntry(pydantic.BaseModel):
     def repository(self) -> str:
         """The repository in the tree."""
         return self.name or default_name(self.location)
+
+
+def check_credentials(credentials: CredentialsFrom | None, location: Location) -> None:
+    """Check that *location* is one that takes *credentials*, if there are any.
+
+    Raises:
+        InputError: it is no registry.
+    """
+    if credentials is not None and not isinstance(location, RegistryLocation):
+        raise InputError("credentials", f"are given, and {location} wants none", "leave them out")
 
 
 def default_name(location: Location) -> str:

@@ -14,8 +14,18 @@ class _State:
 
 
 def ask() -> None:
-    """End every :func:`pause` of this process, now and from now on; may be called by a signal handler."""
+    """End every wait of this process, now and from now on; may be called by a signal handler."""
     _State.is_asked = True
+
+
+def check() -> None:
+    """Go on, unless somebody wants the process to end.
+
+    Raises:
+        TransientError: somebody does.
+    """
+    if _State.is_asked:
+        raise TransientError("this run", "was interrupted", "run again to go on")
 
 
 def pause(seconds: float) -> None:
@@ -26,8 +36,7 @@ def pause(seconds: float) -> None:
     """
     end = time.monotonic() + seconds
     while True:
-        if _State.is_asked:
-            raise TransientError("this run", "was interrupted", "run again to go on")
+        check()
         left = end - time.monotonic()
         if left <= 0:
             return

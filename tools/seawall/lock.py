@@ -9,10 +9,11 @@ import pydantic
 import yaml
 
 from seawall.compression import Compression
+from seawall.credentials import CredentialsFrom
 from seawall.digest import Digest
 from seawall.document import parse_document, read_document
 from seawall.errors import InputError
-from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag, check_compression
+from seawall.images import LOCK_NAME_PATTERN, ImageEntry, PlatformName, Tag, check_compression, check_credentials
 from seawall.media_type import BY_MEDIA_TYPE
 from seawall.reference import Location, MadeLocation, Reference, check_repository, parse_location
 from seawall.replacement import replacing
@@ -96,6 +97,8 @@ class LockedImage(pydantic.BaseModel):
     plain_http: bool = False
     compression: Compression | None = None
     """How layers are compressed that come uncompressed, where that was said."""
+    credentials: CredentialsFrom | None = None
+    """Where the credentials are found, which a sync needs to know; never what they are."""
     platforms: tuple[PlatformName, ...] = ()
     """The platforms that are carried; all where there are none."""
     filters: tuple[LockedFilter, ...] = ()
@@ -111,7 +114,9 @@ class LockedImage(pydantic.BaseModel):
     def _is_well_formed(self) -> "LockedImage":
         try:
             check_repository(self.name, "name")
-            check_compression(parse_location(self.source, "source"), self.compression)
+            location = parse_location(self.source, "source")
+            check_compression(location, self.compression)
+            check_credentials(self.credentials, location)
         except InputError as error:
             raise ValueError(InputError("", f"{error.where}: {error.what}", error.todo)) from error
         if not self.platforms and any(pin.source_digest for pin in self.tags.values()):
@@ -232,6 +237,8 @@ def lock_text(lock: Lock) -> str:
         row: dict[str, object] = {"name": image.name, "source": image.source}
         if image.plain_http:
             row["plain_http"] = True
+        if image.credentials:
+            row["credentials"] = image.credentials.model_dump(exclude_defaults=True)
         if image.compression:
             row["compression"] = image.compression
         if image.platforms:
@@ -366,7 +373,7 @@ def kept_referrers(entry: ImageEntry, old: Lock | None) -> dict[Digest, tuple[Re
 
 def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pin]) -> Lock:
     """Return the lock *name* of what is *carried*, all of whose tags are in *pins*."""
-    locked: dict[tuple[str, str, tuple[str, ...], str], LockedImage] = {}
+    locked: dict[tuple[str, str, tuple[str, ...], str, str], LockedImage] = {}
     for one in carried:
         image = _locked(one, pins)
         key = _key(image)
@@ -386,9 +393,9 @@ def make_lock(name: str, carried: Iterable[Carried], pins: Mapping[Reference, Pi
     return Lock(name=name, images=ordered)
 
 
-def _key(image: LockedImage) -> tuple[str, str, tuple[str, ...], str]:
+def _key(image: LockedImage) -> tuple[str, str, tuple[str, ...], str, str]:
     """Return what tells *image* from the others of a lock, and puts it into its place among them."""
-    return image.name, image.source, image.platforms, image.compression or ""
+    return image.name, image.source, image.platforms, image.compression or "", str(image.credentials or "")
 
 
 def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
@@ -398,6 +405,7 @@ def _locked(one: Carried, pins: Mapping[Reference, Pin]) -> LockedImage:
         source=str(one.entry.location),
         plain_http=one.entry.plain_http,
         compression=one.entry.compression,
+        credentials=one.entry.credentials,
         platforms=one.entry.platforms,
         filters=tuple(sorted(one.filters, key=str)),
         tags={

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from seawall.digest import Digest
 from seawall.immutable import check_moves
 from seawall.lists import NONE_STALE, StaleLists
-from seawall.lock import Lock, LockedImage
+from seawall.lock import Lock
 from seawall.manifest import Descriptor, Manifest
 from seawall.reference import Reference, check_own_tag, check_staged, listed_subject
 from seawall.referrer_list import ReferrerList, Row, merged, newly_listed
 from seawall.release import Release, TagMove
 from seawall.tree import StoredManifest
+
+if TYPE_CHECKING:
+    from seawall.sources import HasSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class BlobFetch:
     """A blob that the tree lacks, and the image whose source has it."""
 
     blob: Descriptor
-    image: LockedImage
+    image: "HasSource"
 
 
 @dataclass(frozen=True, slots=True)

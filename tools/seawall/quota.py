@@ -47,6 +47,14 @@ def parse_quota(headers: Mapping[str, str]) -> Quota | None:
     )
 
 
+def shortage(host: str, needed: int, quota: Quota | None) -> str | None:
+    """Return a line that says so where *host* allows fewer requests than the *needed* ones, None where it does not."""
+    if quota is None or needed <= quota.remaining:
+        return None
+    when = f"in {quota.reset} s" if quota.reset else "later"
+    return f"{host}: at least {needed} more are needed, and {quota}; what is fetched stays: run again {when}, or log in"
+
+
 def _leading(text: str) -> int | None:
     found = re.match(_NUMBER, text.strip(), re.ASCII)
     return int(found[1]) if found else None

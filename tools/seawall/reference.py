@@ -23,6 +23,8 @@ _RESERVED = frozenset({"blobs", "manifests", "referrers", "tags"})
 _REPOSITORY_MAX = 255
 
 DOCKER_HUB = "docker.io"
+HUB_API = "registry-1.docker.io"
+"""The host that answers for Docker Hub."""
 
 _ARCHIVES = frozenset({"docker-archive", "oci-archive"})
 _IMAGE_ID = re.compile(r"docker-daemon:sha256:[0-9a-f]{64}")
@@ -389,6 +391,23 @@ def _parse_tree(text: str, where: str) -> TreeLocation:
     if "@" in repository or ":" in repository:
         raise InputError(where, f"{shown(text)!r} has a tag or digest", "list the tags under 'tags'")
     return TreeLocation(parse_place(place, where), check_repository(repository, where))
+
+
+def api_host(location: RegistryLocation) -> str:
+    """Return the host, and port if one is given, that is asked for *location*."""
+    return HUB_API if location.host in {DOCKER_HUB, "index.docker.io"} else location.host
+
+
+def join_location(name: str, where: str) -> RegistryLocation:
+    """Return the repository that ``HOST/REPOSITORY`` names, whose host is always its first part.
+
+    Raises:
+        InputError: it is malformed.
+    """
+    host, _, repository = name.partition("/")
+    if _HOST.fullmatch(host) is None or _REPOSITORY.fullmatch(repository) is None:
+        raise InputError(where, f"{name!r} is not HOST[:PORT]/REPOSITORY", "correct it")
+    return RegistryLocation(host, repository)
 
 
 def _parse_registry(name: str, text: str, where: str) -> RegistryLocation:

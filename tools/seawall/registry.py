@@ -18,12 +18,10 @@ from seawall.http_range import Exchange, pieces_from
 from seawall.http_session import HttpRequest, HttpSession, printable, same_origin
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, parse_manifest
 from seawall.media_type import ACCEPT, BY_MEDIA_TYPE, OCI_INDEX
-from seawall.reference import DOCKER_HUB, RegistryLocation, list_tag
+from seawall.reference import RegistryLocation, api_host, list_tag
 from seawall.referrer_list import claimed
 from seawall.tag_pages import TAG_PAGE_BYTES, all_tags, next_page
 
-_HUB_API = "registry-1.docker.io"
-_HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io"})
 _TAGS_ASKED = 1000
 """Tags that a page is asked to have; registries give fewer as they like."""
 _REFERRERS_MAX = 1000
@@ -38,7 +36,7 @@ class RegistrySource:
 
     Args:
         location: the repository.
-        plain_http: whether the registry speaks HTTP without TLS.
+        plain_http: whether the registry speaks HTTP without TLS; None for one that may, and is asked which it speaks.
         credentials: looks up the credentials for the registry, once it asks for some.
         http: sends the requests; give one to many sources, so that they share connections.
         clock: seconds that only ever grow, for the life of tokens.
@@ -48,7 +46,7 @@ class RegistrySource:
         self,
         location: RegistryLocation,
         *,
-        plain_http: bool = False,
+        plain_http: bool | None = False,
         credentials: CredentialsLookup = anonymous,
         http: HttpSession | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -203,7 +201,7 @@ class RegistrySource:
             self._requests += 1
 
     def _request(self, method: str, path: str, where: str) -> HttpRequest:
-        host = _HUB_API if self._location.host in _HUB_HOSTS else self._location.host
+        host = api_host(self._location)
         scheme = self._http.scheme(host, plain_http=self._plain_http)
         url = f"{scheme}://{host}/v2/{self._location.repository}/{path}"
         accept = {"manifests": ACCEPT, "referrers": OCI_INDEX.media_type}.get(path.partition("/")[0])

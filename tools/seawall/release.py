@@ -85,6 +85,14 @@ def undoing(releases: Iterable[Release], tags: Mapping[Reference, Digest]) -> tu
     )
 
 
+def standing(releases: Iterable[Release]) -> dict[Reference, tuple[int, Digest]]:
+    """Return every tag that there is after *releases*, with the number of the one that moved it last, and where to."""
+    last: dict[Reference, tuple[int, Digest | None]] = {}
+    for release in sorted(releases, key=lambda release: release.number):
+        last |= {move.reference: (release.number, move.after) for move in release.moves}
+    return {reference: (number, digest) for reference, (number, digest) in last.items() if digest is not None}
+
+
 def release_text(release: Release) -> str:
     """Return *release* as its file has it."""
     document: dict[str, object] = {

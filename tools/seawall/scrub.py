@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from seawall.listing import FIRST_PAGE, page_names
 from seawall.lists import Mismatch, catalog_mismatches, tag_list_mismatches
 from seawall.manifest import Manifest, parse_manifest
 from seawall.progress import Progress
-from seawall.reference import check_repository, check_tag, list_tag, listed_subject
+from seawall.reference import Reference, check_repository, check_tag, list_tag, listed_subject
 from seawall.referrer_list import make_list, row_of
-from seawall.release import parse_release
+from seawall.release import Release, parse_release, standing
 from seawall.tree import (
     BLOBS,
     CATALOG_LINK,
@@ -41,7 +41,7 @@ class Finding:
     """Something in a tree that is not as the tree promises."""
 
     kind: str
-    """``wrong bytes``, ``missing``, ``dangling``, ``foreign``, ``unnamed`` or ``stale``."""
+    """``wrong bytes``, ``wrong time``, ``missing``, ``dangling``, ``foreign``, ``unnamed`` or ``stale``."""
     path: str
     """Relative to the tree."""
     what: str
@@ -58,6 +58,12 @@ class ScrubReport:
     tags: int
     size: int
     """Bytes of content that were hashed."""
+    whole_blobs: frozenset[Digest] = field(default=frozenset(), repr=False)
+    """The blobs whose bytes are what their names say."""
+    broken_blobs: frozenset[Digest] = field(default=frozenset(), repr=False)
+    """Those whose bytes are not."""
+    whole_manifests: Mapping[Digest, Manifest] = field(default_factory=dict, repr=False)
+    broken_manifests: frozenset[StoredManifest] = field(default=frozenset(), repr=False)
 
     @property
     def holds(self) -> bool:
@@ -65,8 +71,8 @@ class ScrubReport:
         return not self.findings
 
 
-def scrub(tree: Tree, progress: Progress, jobs: int) -> ScrubReport:
-    """Hash every content file of *tree* and follow every link.
+def scrub(tree: Tree, progress: Progress, jobs: int, known: Collection[Digest] = frozenset()) -> ScrubReport:
+    """Hash every content file of *tree*, but for the blobs *known* to be whole, and follow every link.
 
     While a sync runs, or after one was killed, it finds what that has not finished yet: blobs that no manifest
     names so far, and tag lists that are ahead of their tags.
@@ -75,17 +81,18 @@ def scrub(tree: Tree, progress: Progress, jobs: int) -> ScrubReport:
         TreeError: the disk refuses to answer.
     """
     blobs, manifests, findings = _content(tree)
-    progress.expect(sum(size for _, size in blobs), f"{len(blobs)} blobs")
-
-    def check_blob(item: tuple[Digest, int]) -> Finding | None:
-        path = tree.blob_path(item[0])
-        found = _hash(path, progress.advance)
-        if found == item[0].hex:
-            return None
-        return Finding("wrong bytes", _relative(tree, path), f"hashes to sha256:{found}")
-
+    unread = [digest for digest, _ in blobs if digest not in known]
+    if unread:
+        progress.expect(sum(size for digest, size in blobs if digest not in known), f"{len(unread)} blobs")
     with ThreadPoolExecutor(jobs) as pool:
-        findings += [finding for finding in pool.map(check_blob, blobs) if finding]
+        found = pool.map(lambda digest: _hash(tree.blob_path(digest), progress.advance), unread)
+        broken = {digest: hex_ for digest, hex_ in zip(unread, found, strict=True) if hex_ != digest.hex}
+    for digest, _ in blobs:
+        path = tree.blob_path(digest)
+        if digest in broken:
+            findings.append(Finding("wrong bytes", _relative(tree, path), f"hashes to sha256:{broken[digest]}"))
+        else:
+            findings += _time(tree, path, digest)
     read: dict[Digest, Manifest] = {}
     for stored in manifests:
         path = tree.manifest_path(stored)
@@ -101,6 +108,7 @@ def scrub(tree: Tree, progress: Progress, jobs: int) -> ScrubReport:
             findings.append(Finding("wrong bytes", _relative(tree, path), f"is of kind {manifest.kind}"))
         else:
             read[stored.digest] = manifest
+            findings += _time(tree, path, stored.digest)
     sizes = dict(blobs)
     tags = 0
     repositories = list(tree.repositories())
@@ -109,9 +117,21 @@ def scrub(tree: Tree, progress: Progress, jobs: int) -> ScrubReport:
         tags += count
         findings += more
     findings += _list_findings(tree, tree.catalog_path, catalog_mismatches(tree))
-    findings += chain(_record(tree), _foreign_in_v2(tree, set(repositories)))
-    size = sum(sizes.values()) + sum(len(manifest.content) for manifest in read.values())
-    return ScrubReport(tuple(sorted(set(findings))), len(blobs), len(manifests), len(repositories), tags, size)
+    findings += chain(_record(tree), _lost_tags(tree), _lost_catalog(tree), _foreign_in_v2(tree, set(repositories)))
+    return ScrubReport(
+        findings=tuple(sorted(set(findings))),
+        blobs=len(blobs),
+        manifests=len(manifests),
+        repositories=len(repositories),
+        tags=tags,
+        size=sum(sizes.values()) + sum(len(manifest.content) for manifest in read.values()),
+        whole_blobs=frozenset(sizes.keys() - broken.keys()),
+        broken_blobs=frozenset(broken),
+        whole_manifests=read,
+        broken_manifests=frozenset(
+            stored for stored in manifests if stored.digest not in read or read[stored.digest].kind != stored.kind
+        ),
+    )
 
 
 def _content(tree: Tree) -> tuple[list[tuple[Digest, int]], list[StoredManifest], list[Finding]]:
@@ -149,7 +169,7 @@ def _repository(
     referring: dict[Digest, list[Manifest]] = {}
     manifest_links = folder / "manifests"
     for link in sorted(manifest_links.iterdir()) if manifest_links.is_dir() else ():
-        stored, finding = _manifest_link(tree, link, repository)
+        stored, finding = check_manifest_link(tree, link, repository)
         if finding:
             findings.append(finding)
         if stored is None:
@@ -191,7 +211,8 @@ def _list_findings(tree: Tree, folder: Path, mismatches: Iterable[Mismatch]) -> 
         yield Finding(mismatch.kind, relative, f"{what}: seawall lists {tree.root} makes it right")
 
 
-def _manifest_link(tree: Tree, link: Path, repository: str) -> tuple[StoredManifest | None, Finding | None]:
+def check_manifest_link(tree: Tree, link: Path, repository: str) -> tuple[StoredManifest | None, Finding | None]:
+    """Return what *link* points at, None for one that is not the tree's, and what is wrong with it."""
     relative = _relative(tree, link)
     if not link.is_symlink():
         return None, Finding("foreign", relative, "is not a link")
@@ -279,6 +300,49 @@ def _record(tree: Tree) -> Iterator[Finding]:
         tree.applied_locks()
     except SeawallError as error:
         yield Finding("wrong bytes", LOCKS, error.what)
+
+
+def recorded_tags(tree: Tree) -> dict[Reference, tuple[int, Digest]]:
+    """Return every tag that *tree* has by its releases: the one that moved it last, and where to.
+
+    Only what is recorded without a gap counts: what a lost record moved or withdrew nobody knows. Nor does what a
+    release under way is about to move.
+    """
+    releases: list[Release] = []
+    for number in reversed(tree.releases()):
+        try:
+            release = tree.read_release(number)
+        except TreeError:
+            break
+        if release.number != number or (releases and number != releases[-1].number - 1):
+            break
+        releases.append(release)
+    try:
+        pending = tree.pending_release()
+    except TreeError:
+        return {}
+    moving = {move.reference for move in pending.moves} if pending else set()
+    return {reference: last for reference, last in standing(releases).items() if reference not in moving}
+
+
+def _lost_tags(tree: Tree) -> Iterator[Finding]:
+    """Yield the tags that there are by the releases, and not in ``v2/``."""
+    for reference, (number, digest) in recorded_tags(tree).items():
+        link = tree.manifest_link(reference.repository, str(reference.tag))
+        if not os.path.lexists(link):
+            yield Finding("missing", _relative(tree, link), f"release {number} pointed it at {digest}")
+
+
+def _lost_catalog(tree: Tree) -> Iterator[Finding]:
+    link = tree.root / V2 / CATALOG_LINK
+    if tree.catalog_path.exists() and not link.is_symlink():
+        yield Finding("missing", _relative(tree, link), "there is a catalog, and nothing leads to it")
+
+
+def _time(tree: Tree, path: Path, digest: Digest) -> Iterator[Finding]:
+    """Yield what is wrong with the modification time of *path*, whose bytes are those of *digest*."""
+    if int(path.stat().st_mtime) != digest.mtime:
+        yield Finding("wrong time", _relative(tree, path), "its ETag is not that of the same bytes elsewhere")
 
 
 def _foreign_in_v2(tree: Tree, repositories: set[str]) -> Iterator[Finding]:

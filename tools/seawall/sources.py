@@ -2,17 +2,29 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from seawall.compression import Compression
-from seawall.credentials import Credentials, CredentialsLookup, DockerConfig
+from seawall.credentials import Credentials, CredentialsFrom, CredentialsLookup, DockerConfig
 from seawall.errors import InputError
 from seawall.images import absolute
+from seawall.manifest import Manifest
+from seawall.mirrors import Mirror, MirroredSource
 from seawall.place import HttpPlace, PathPlace, Place, S3Place
-from seawall.quota import Quota
-from seawall.reference import EngineLocation, FileLocation, Location, TreeLocation
+from seawall.quota import Quota, shortage
+from seawall.reference import (
+    HUB_API,
+    EngineLocation,
+    FileLocation,
+    Location,
+    RegistryLocation,
+    TreeLocation,
+    api_host,
+)
+from seawall.registries import RegistriesConf, RegistryPlace
 from seawall.source import Source
 from seawall.tree_files import TreeFiles
 
@@ -24,8 +36,13 @@ class HasSource(Protocol):
     """An entry of an images file or of a lock."""
 
     @property
+    def source(self) -> str:
+        """Where its images come from, as it was written."""
+        ...
+
+    @property
     def location(self) -> Location:
-        """Where its images come from."""
+        """The same, read."""
         ...
 
     @property
@@ -38,6 +55,11 @@ class HasSource(Protocol):
         """How layers are compressed that come uncompressed; None for what the source's kind has by default."""
         ...
 
+    @property
+    def credentials(self) -> CredentialsFrom | None:
+        """Where its credentials are found; None for those of ``docker login``."""
+        ...
+
 
 class OpenSource(Protocol):
     """Opens a source."""
@@ -45,8 +67,9 @@ class OpenSource(Protocol):
     def __call__(
         self,
         location: Location,
-        plain_http: bool,  # noqa: FBT001 - one of the three that tell sources apart
+        plain_http: bool,  # noqa: FBT001 - one of those that tell sources apart
         compression: Compression | None = None,
+        credentials: CredentialsFrom | None = None,
         /,
     ) -> Source:
         """Return the source at *location*; the rest is as for :class:`HasSource`."""
@@ -59,25 +82,64 @@ class Sources:
     Args:
         base: the folder that relative paths are taken from: that of the images file or the lock.
         open_source: opens a source.
+        quotas: what hosts said of their quotas of requests, by host, as the sources note it.
+        say: hears of it where that will not do.
     """
 
-    def __init__(self, base: Path, open_source: OpenSource) -> None:
+    def __init__(
+        self,
+        base: Path,
+        open_source: OpenSource,
+        quotas: Mapping[str, Quota] | None = None,
+        say: Callable[[str], object] = lambda _line: None,
+    ) -> None:
         self._base = base
         self._open = open_source
-        self._sources: dict[tuple[Location, bool, Compression | None], Source] = {}
+        self._quotas: Mapping[str, Quota] = {} if quotas is None else quotas
+        self._say = say
+        self._said: set[str] = set()
+        self.brought: list[Manifest] = []
+        """The manifests that the run has fetched so far; a run that ends early does well to keep them."""
+        self._sources: dict[tuple[Location, bool, Compression | None, CredentialsFrom | None], Source] = {}
         self._mutex = threading.Lock()
 
     def of(self, entry: HasSource) -> Source:
         """Return the source of *entry*; may be called from several threads."""
-        return self.at(entry.location, plain_http=entry.plain_http, compression=entry.compression)
+        return self.at(
+            entry.location, plain_http=entry.plain_http, compression=entry.compression, credentials=entry.credentials
+        )
 
-    def at(self, location: Location, *, plain_http: bool, compression: Compression | None = None) -> Source:
+    def at(
+        self,
+        location: Location,
+        *,
+        plain_http: bool,
+        compression: Compression | None = None,
+        credentials: CredentialsFrom | None = None,
+    ) -> Source:
         """Return the source at *location*; may be called from several threads."""
-        key = (absolute(location, self._base), plain_http, compression)
+        found = credentials.below(self._base) if credentials else None
+        key = (absolute(location, self._base), plain_http, compression, found)
         with self._mutex:
             if key not in self._sources:
                 self._sources[key] = self._open(*key)
             return self._sources[key]
+
+    def expect(self, entries: Iterable[HasSource], *, blobs: bool = False) -> None:
+        """Say, once for each host, where a request for each of *entries* is more than the host still allows.
+
+        It is no reason to stop: what comes stays, and the next run goes on from there.
+        """
+        locations = (entry.location for entry in entries)
+        needed = Counter(api_host(location) for location in locations if isinstance(location, RegistryLocation))
+        if blobs:
+            # Docker Hub counts manifests alone.
+            del needed[HUB_API]
+        for host, number in needed.items():
+            line = shortage(host, number, self._quotas.get(host))
+            if line is not None and host not in self._said:
+                self._said.add(host)
+                self._say(line)
 
     @property
     def requests(self) -> int:
@@ -89,22 +151,27 @@ def opener(
     credentials: CredentialsLookup | None = None,
     quotas: dict[str, Quota] | None = None,
     spool_folder: Path | None = None,
+    registries: RegistriesConf | None = None,
+    say: Callable[[str], object] = lambda _line: None,
 ) -> OpenSource:
     """Return what opens sources; they share their connections.
 
     Args:
-        credentials: looks credentials up; those that Docker keeps if left out.
+        credentials: looks up what a source does not name itself; in what Docker keeps if left out.
         quotas: what hosts say of their quotas of requests is put into it, by host.
         spool_folder: where temporary files for what has to be compressed are made; see :class:`~seawall.spool.Spool`.
+        registries: says which registries have mirrors, or are really elsewhere.
+        say: hears of mirrors that are of no use.
     """
     # Read once, when a registry first wants credentials: a file that is not needed can do no harm.
     config = functools.cache(DockerConfig.load)
 
     @functools.cache
-    def session() -> "HttpSession":
-        from seawall.http_session import HttpSession  # noqa: PLC0415
+    def session(tries: int | None = None, _for: CredentialsFrom | None = None) -> "HttpSession":
+        # Who has credentials of his own shares no connection with others of that host.
+        from seawall.http_session import TRIES, HttpSession  # noqa: PLC0415
 
-        return HttpSession(quotas=quotas)
+        return HttpSession(tries=tries or TRIES, quotas=quotas)
 
     def lookup(host: str) -> Credentials | None:
         return config().lookup(host)
@@ -115,6 +182,8 @@ def opener(
         location: Location,
         plain_http: bool,  # noqa: FBT001 - the shape of OpenSource
         compression: Compression | None = None,
+        own_credentials: CredentialsFrom | None = None,
+        /,
     ) -> Source:
         # Each kind's libraries are read where it is asked for: most runs ask none.
         if isinstance(location, FileLocation | EngineLocation):
@@ -132,7 +201,25 @@ def opener(
             return TreeSource(location, trees[location.place], counts=is_new)
         from seawall.registry import RegistrySource  # noqa: PLC0415
 
-        return RegistrySource(location, plain_http=plain_http, credentials=credentials or lookup, http=session())
+        own_lookup = own_credentials.lookup(location.host) if own_credentials else None
+
+        def at(place: RegistryPlace, tries: int | None) -> Source:
+            is_own = place.location.host == location.host
+            return RegistrySource(
+                place.location,
+                plain_http=(plain_http and is_own) or (None if place.insecure else False),
+                credentials=(own_lookup if is_own else None) or credentials or lookup,
+                http=session(tries, own_credentials if is_own else None),
+            )
+
+        *mirrors, own = registries.places(location) if registries else (RegistryPlace(location),)
+        if not mirrors:
+            return at(own, None)
+        return MirroredSource(
+            at(own, None),
+            # One try each: where a mirror fails, the next place is the next try.
+            [Mirror(at(mirror, 1), str(mirror.location), mirror.tags, mirror.digests, say) for mirror in mirrors],
+        )
 
     return open_source
 

@@ -8,10 +8,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from seawall.digest import Digest
-from seawall.errors import InputError, NotFoundError, SourceError, TransientError
+from seawall.errors import CredentialsError, InputError, NotFoundError, SourceError, TransientError
 from seawall.lists import stale_lists
 from seawall.lock import Lock, LockedImage
 from seawall.manifest import Descriptor, Manifest, parse_manifest
+from seawall.mirrors import Mirror, places
 from seawall.plan import BlobFetch, Plan, TreeState, make_plan
 from seawall.progress import Progress
 from seawall.referrer_list import Row
@@ -112,6 +113,7 @@ def apply(plan: Plan, writer: TreeWriter, sources: Sources, progress: Progress, 
         SeawallError: a source or the tree fails; no tag has moved then unless the tree itself failed meanwhile.
     """
     if plan.fetches:
+        sources.expect((fetch.image for fetch in plan.fetches), blobs=True)
         writer.require_space(plan.fetch_bytes - sum(writer.partial_size(fetch.blob) for fetch in plan.fetches))
         _fetch_blobs(plan.fetches, writer, sources, progress, jobs)
     return publish(plan, writer, progress)
@@ -194,7 +196,7 @@ def _fetch_blobs(
     stop = threading.Event()
 
     def fetch_one(fetch: BlobFetch) -> None:
-        _persist(fetch, writer, sources.of(fetch.image), progress, stop)
+        fetch_blob(fetch, sources.of(fetch.image), writer, progress, stop)
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
         futures = [pool.submit(fetch_one, fetch) for fetch in fetches]
@@ -207,7 +209,7 @@ def _fetch_blobs(
             pool.shutdown(cancel_futures=True)
 
 
-def _copy(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progress, stop: threading.Event) -> None:
+def _copy(fetch: BlobFetch, source: Source, writer: TreeWriter, progress: Progress, stop: threading.Event) -> None:
     done = 0
 
     def advance(size: int) -> None:
@@ -228,7 +230,7 @@ def _pieces(fetch: BlobFetch, source: Source, start: int) -> Iterator[bytes]:
     try:
         return source.blob(fetch.blob, start)
     except NotFoundError:
-        if not fetch.image.is_made:
+        if not (isinstance(fetch.image, LockedImage) and fetch.image.is_made):
             raise
         for tag in sorted(fetch.image.tags):
             with contextlib.suppress(NotFoundError):
@@ -245,27 +247,52 @@ def until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _persist(fetch: BlobFetch, writer: TreeWriter, source: Source, progress: Progress, stop: threading.Event) -> None:
-    """Fetch a blob, and go on from where it stopped after a failure that may pass; name it in the error that remains.
+def fetch_blob(fetch: BlobFetch, source: Source, writer: TreeWriter, progress: Progress, stop: threading.Event) -> None:
+    """Fetch a blob from *source*, or from one of its mirrors.
+
+    Raises:
+        SourceError: it does not come; the error names source and blob.
+        CredentialsError: the source refuses access.
+    """
+    for place in places(source):
+        if not isinstance(place, Mirror):
+            _persist(fetch, place, writer, progress, stop)
+            return
+        try:
+            _persist(fetch, place.source, writer, progress, stop)
+        except (SourceError, CredentialsError) as error:
+            if stop.is_set():
+                raise
+            place.fell(error)
+        else:
+            return
+
+
+def _persist(fetch: BlobFetch, source: Source, writer: TreeWriter, progress: Progress, stop: threading.Event) -> None:
+    """Fetch a blob, and go on from where it stopped after a failure that may pass.
 
     A try that brought the blob much farther than all before it does not count: a large blob on a line that is
     cut now and then arrives in the end.
+
+    Raises:
+        SourceError: it does not come; the error names source and blob.
     """
-    where = f"{fetch.image.source} blob {fetch.blob.digest}"
-    tries, farthest = 0, writer.partial_size(fetch.blob)
+    blob = fetch.blob
+    where = f"{fetch.image.source} blob {blob.digest}"
+    tries, farthest = 0, writer.partial_size(blob)
     while True:
         try:
-            _copy(fetch, writer, source, progress, stop)
+            _copy(fetch, source, writer, progress, stop)
         except TransientError as error:
             tries += 1
-            if writer.partial_size(fetch.blob) >= farthest + _WORTH_ANOTHER_TRY:
-                tries, farthest = 0, writer.partial_size(fetch.blob)
+            if writer.partial_size(blob) >= farthest + _WORTH_ANOTHER_TRY:
+                tries, farthest = 0, writer.partial_size(blob)
             if tries == _TRIES or stop.is_set():
                 raise SourceError(where, f"{error.what} ({_TRIES} tries)", "run again when it answers") from None
             # Jitter, so that many clients cut off at once do not come back at once.
             stop.wait(_PAUSE * random.uniform(0.2, 1.0) * (tries + 1))  # noqa: S311
         except SourceError as error:
-            raise SourceError(where, error.what, error.todo) from None
+            raise type(error)(where, error.what, error.todo) from None
         else:
             return
 
@@ -280,14 +307,21 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
         if tree.linked_manifest(image.name, str(pin.digest)) is None
     }
     origins = {pin.digest: pin.source_digest for pin in lock.pins.values() if pin.source_digest}
+
+    def read(row: tuple[LockedImage, Descriptor]) -> Manifest:
+        return _manifest(row[1], row[0], origins.get(row[1].digest), tree, sources)
+
     with ThreadPoolExecutor(jobs, thread_name_prefix="manifest") as pool:
+        # One of each source first: its answer says how many more there may be.
+        heads = {image.source: (image, row) for image, row in reversed(wanted.values())}.values()
+        first = {manifest.digest: manifest for manifest in pool.map(read, heads)}
         for _ in range(INDEX_DEPTH):
-            read = pool.map(
-                lambda item: _manifest(item[1], item[0], origins.get(item[1].digest), tree, sources), wanted.values()
-            )
             images = [image for image, _ in wanted.values()]
+            rows = [(image, row) for image, row in wanted.values() if row.digest not in first]
+            sources.expect(image for image, row in rows if tree.stored_manifest(row.digest) is None)
+            below = pool.map(lambda row: first.get(row[1].digest) or read(row), wanted.values())
             wanted = {}
-            for image, manifest in zip(images, read, strict=True):
+            for image, manifest in zip(images, below, strict=True):
                 found[manifest.digest] = manifest
                 wanted |= {child.digest: (image, child) for child in manifest.children if child.digest not in found}
             if not wanted:
@@ -300,21 +334,35 @@ def _missing_manifests(lock: Lock, tree: Tree, sources: Sources, jobs: int) -> d
 
 def _manifest(wanted: Descriptor, image: LockedImage, origin: Digest | None, tree: Tree, sources: Sources) -> Manifest:
     """Return the manifest *wanted*; where it is a subset, it is made from the source's index *origin*."""
-    where = f"{image.source}@{wanted.digest}"
     stored = tree.stored_manifest(wanted.digest)
     if stored is not None:
         manifest = tree.read_manifest(stored)
     else:
-        content, media_type = _sent(image, origin or wanted.digest, sources.of(image))
-        manifest = parse_manifest(content, where, media_type or wanted.media_type)
-    if stored is None and origin is not None:
-        manifest = _subset(manifest, wanted, image, origin)
-    if manifest.digest != wanted.digest:
-        raise SourceError(where, f"source sent another manifest ({manifest.digest})", "do not trust this source")
+        manifest = fetch_manifest(wanted.digest, wanted.media_type, image, origin, sources)
     if len(manifest.content) != wanted.size:
+        where = f"{image.source}@{wanted.digest}"
         raise SourceError(
             where, f"has {len(manifest.content)} bytes, but is said to have {wanted.size}", "run seawall lock again"
         )
+    return manifest
+
+
+def fetch_manifest(
+    digest: Digest, media_type: str, image: LockedImage, origin: Digest | None, sources: Sources
+) -> Manifest:
+    """Return the manifest *digest* of *image*; where it is a subset, it is made from the source's index *origin*.
+
+    Raises:
+        SeawallError: the source does not answer, or not truthfully.
+    """
+    where = f"{image.source}@{digest}"
+    content, said = _sent(image, origin or digest, sources.of(image))
+    manifest = parse_manifest(content, where, said or media_type)
+    if origin is not None:
+        manifest = _subset(manifest, digest, image, origin)
+    if manifest.digest != digest:
+        raise SourceError(where, f"source sent another manifest ({manifest.digest})", "do not trust this source")
+    sources.brought.append(manifest)
     return manifest
 
 
@@ -336,16 +384,16 @@ def _sent(image: LockedImage, digest: Digest, source: Source) -> tuple[bytes, st
     return source.manifest(digest)
 
 
-def _subset(index: Manifest, wanted: Descriptor, image: LockedImage, origin: Digest) -> Manifest:
+def _subset(index: Manifest, wanted: Digest, image: LockedImage, origin: Digest) -> Manifest:
     where = f"{image.source}@{origin}"
     if index.digest != origin or not index.kind.is_index:
         raise SourceError(where, f"source sent another manifest ({index.digest})", "do not trust this source")
     made = subset(index, parse_platforms(image.platforms), where)
-    if made.digest != wanted.digest:
+    if made.digest != wanted:
         platforms = ", ".join(image.platforms)
         raise InputError(
             where,
-            f"for {platforms} becomes {made.digest}, and the lock says {wanted.digest}",
+            f"for {platforms} becomes {made.digest}, and the lock says {wanted}",
             "run seawall lock --upgrade, and see who changed the lock",
         )
     return made

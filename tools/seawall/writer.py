@@ -111,10 +111,10 @@ class TreeWriter:
             if hasher.hexdigest() != blob.digest.hex:
                 raise SourceError(str(blob.digest), f"source sent other bytes (sha256:{hasher.hexdigest()})", _DISTRUST)
 
-    def add_manifest(self, manifest: Manifest) -> None:
-        """Store *manifest* under ``content/``; one that is there already stays as it is."""
+    def add_manifest(self, manifest: Manifest, *, over: bool = False) -> None:
+        """Store *manifest* under ``content/``; one that is there already stays, unless it is written *over*."""
         path = self.tree.manifest_path(StoredManifest(manifest.digest, manifest.kind))
-        if not path.exists():
+        if over or not path.exists():
             with self._new_file(path, manifest.digest) as file:
                 _write_all(file, manifest.content)
 
@@ -125,6 +125,11 @@ class TreeWriter:
     def link_manifest(self, repository: str, target: str, manifest: StoredManifest) -> None:
         """Let *repository* serve *manifest* as *target*: its own digest, or a tag, which moves by one rename."""
         self._link(self.tree.manifest_link(repository, target), self.tree.manifest_path(manifest))
+
+    def set_time(self, path: Path, digest: Digest) -> None:
+        """Give *path*, whose bytes are those of *digest*, the modification time that goes with them."""
+        with _disk(path):
+            os.utime(path, (digest.mtime, digest.mtime), follow_symlinks=False)
 
     def remove_tag(self, repository: str, tag: str) -> None:
         """Take *tag* away from *repository*; what it pointed at stays, by digest."""
@@ -177,6 +182,10 @@ class TreeWriter:
     def remove_blob(self, digest: Digest) -> None:
         """Remove the content of the blob *digest*, which no repository serves any more."""
         self._unlink(self.tree.blob_path(digest))
+
+    def remove_content(self, path: Path) -> None:
+        """Remove the broken content file *path*, which no repository serves."""
+        self._unlink(path)
 
     def remove_manifest(self, manifest: StoredManifest) -> None:
         """Remove the content of *manifest*, which no repository serves any more."""
@@ -311,6 +320,9 @@ class TreeWriter:
         """Make an empty file, unless it is there."""
         with _disk(path), contextlib.suppress(FileExistsError):
             self._make_folder(path.parent)
+            if path.is_symlink() or (path.is_file() and path.stat().st_size):
+                # Its bytes are what makes it right; links to it find the new one.
+                path.unlink()
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o444)
             try:
                 os.fchmod(file, 0o444)

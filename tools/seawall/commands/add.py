@@ -14,12 +14,13 @@ from seawall.commands.options import (
     jobs_option,
     plain_http_option,
     referrers_option,
+    registries_option,
 )
-from seawall.commands.output import (
-    print_json,
-)
+from seawall.commands.output import print_json, tell
 from seawall.compression import Compression
+from seawall.quota import Quota
 from seawall.reference import parse_image_source
+from seawall.registries import RegistriesConf
 from seawall.sources import Sources, opener
 from seawall.tree import INCOMING
 
@@ -34,6 +35,7 @@ from seawall.tree import INCOMING
 @dry_run_option
 @as_json_option
 @jobs_option
+@registries_option
 def command(
     tree_root: Path,
     source: str,
@@ -44,6 +46,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     jobs: int,
+    registries_file: Path | None,
 ) -> None:
     """Add one image to TREE by hand; no sync of a lock withdraws it.
 
@@ -53,7 +56,14 @@ def command(
     source's full name and tag.
     """
     image = parse_image_source(source)
-    sources = Sources(Path.cwd(), opener(spool_folder=tree_root / INCOMING))
+    quotas: dict[str, Quota] = {}
+    registries = RegistriesConf.load(registries_file)
+    sources = Sources(
+        Path.cwd(),
+        opener(quotas=quotas, spool_folder=tree_root / INCOMING, registries=registries, say=tell),
+        quotas,
+        tell,
+    )
     lock, _ = pin_addition(image, name, sources, Wanted(plain_http, compression, referrers))
     outcome = fill("add", lock, tree_root, sources, jobs, dry_run=dry_run)
     if as_json:

@@ -22,7 +22,14 @@ def fill(by: str, lock: Lock, tree_root: Path, sources: Sources, jobs: int, *, d
     if dry_run:
         return Outcome(prepare(lock, tree, sources, jobs, by), None, sources.requests)
     with watch() as progress, hold(tree) as writer:
-        plan = prepare(lock, tree, sources, jobs, by)
+        try:
+            plan = prepare(lock, tree, sources, jobs, by)
+        except BaseException:
+            # Where a quota of requests ends the run, the next one need not ask for these again.
+            for manifest in sources.brought:
+                writer.add_manifest(manifest)
+            writer.settle()
+            raise
         release = None if plan.is_empty else apply(plan, writer, sources, progress, jobs)
         return Outcome(plan, release, sources.requests)
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
-from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option
-from seawall.commands.output import count, move_row, print_json, print_quotas, quota_rows, short
+from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option, registries_option
+from seawall.commands.output import count, move_row, print_json, print_quotas, quota_rows, short, tell
 from seawall.errors import InputError
 from seawall.images import is_relative, read_images
 from seawall.immutable import check_lock
 from seawall.lock import moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.quota import Quota
+from seawall.registries import RegistriesConf
 from seawall.sources import Sources, opener
 from seawall.terminal import print_table
 
@@ -24,6 +25,7 @@ from seawall.terminal import print_table
 @dry_run_option
 @as_json_option
 @jobs_option
+@registries_option
 def command(
     images_file: Path,
     lock_file: Path | None,
@@ -32,6 +34,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     jobs: int,
+    registries_file: Path | None,
 ) -> None:
     """Pin the tags that IMAGES_FILE names to digests.
 
@@ -45,17 +48,23 @@ def command(
     lock_file = lock_file or images_file.with_name("images.lock")
     same_folder = lock_file.parent.resolve() == images_file.parent.resolve()
     for entry in images.images:
-        if is_relative(entry.location) and not same_folder:
-            raise InputError(
-                str(images_file), f"{entry.source} is relative, and the lock is in another folder", "make it absolute"
-            )
+        file = entry.credentials.file if entry.credentials else ""
+        names_relative = is_relative(entry.location) or (file and not Path(file).is_absolute())
+        if names_relative and not same_folder:
+            what = f"{entry.source} has a relative path, and the lock is in another folder"
+            raise InputError(str(images_file), what, "make it absolute")
     old = read_lock(lock_file) if lock_file.exists() else None
     if old is not None and old.name != images.name:
         raise InputError(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
     quotas: dict[str, Quota] = {}
-    sources = Sources(images_file.parent, opener(quotas=quotas))
+    sources = Sources(
+        images_file.parent,
+        opener(quotas=quotas, registries=RegistriesConf.load(registries_file), say=tell),
+        quotas,
+        tell,
+    )
     new = pin(images, old, sources, upgrade=upgraded, jobs=jobs)
     check_lock(old, new, str(lock_file))
     changed = new != old

@@ -11,6 +11,14 @@ PATH = click.Path(path_type=Path)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 plain_http_option = click.option("--plain-http", is_flag=True, help="Talk HTTP to the source's registry, not HTTPS.")
+registries_option = click.option(
+    "--registries-conf",
+    "registries_file",
+    type=PATH,
+    envvar="CONTAINERS_REGISTRIES_CONF",
+    show_envvar=True,
+    help="Ask the mirrors of registries that this file names; see containers-registries.conf(5).",
+)
 compression_option = click.option(
     "--compression",
     type=click.Choice(COMPRESSIONS),

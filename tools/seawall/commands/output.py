@@ -17,6 +17,11 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=1))
 
 
+def tell(line: str) -> None:
+    """Print *line* on stderr, beside the result."""
+    click.echo(line, err=True)
+
+
 def count(number: int, what: str) -> str:
     """Return *number* and *what*, in the plural where it is not one."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

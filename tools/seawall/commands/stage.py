@@ -1,6 +1,5 @@
 """``seawall stage``: one image under a name of its own, for good."""
 
-import os
 from pathlib import Path
 
 import click
@@ -15,14 +14,15 @@ from seawall.commands.options import (
     jobs_option,
     plain_http_option,
     referrers_option,
+    registries_option,
 )
-from seawall.commands.output import (
-    print_json,
-)
+from seawall.commands.output import print_json, tell
 from seawall.compression import Compression
-from seawall.credentials import CredentialsLookup, named_credentials
+from seawall.credentials import CredentialsFrom, CredentialsLookup
 from seawall.errors import InputError
+from seawall.quota import Quota
 from seawall.reference import ImageSource, Reference, RegistryLocation, parse_image_source
+from seawall.registries import RegistriesConf
 from seawall.sources import Sources, opener
 from seawall.tree import INCOMING
 
@@ -41,6 +41,7 @@ from seawall.tree import INCOMING
 @dry_run_option
 @as_json_option
 @jobs_option
+@registries_option
 def command(
     tree_root: Path,
     source: str,
@@ -53,6 +54,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     jobs: int,
+    registries_file: Path | None,
 ) -> None:
     """Add one image to TREE under a name of its own, and print the reference that pins it: REPO@sha256:...
 
@@ -61,7 +63,9 @@ def command(
     """
     image = parse_image_source(source)
     credentials = _staging_credentials(image, credentials_env, credentials_file)
-    sources = Sources(Path.cwd(), opener(credentials, spool_folder=tree_root / INCOMING))
+    registries = RegistriesConf.load(registries_file)
+    quotas: dict[str, Quota] = {}
+    sources = Sources(Path.cwd(), opener(credentials, quotas, tree_root / INCOMING, registries, tell), quotas, tell)
     lock, reference = pin_staged(image, repository, sources, Wanted(plain_http, compression, referrers))
     outcome = fill("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
     pinned = Reference(reference.repository, digest=lock.pins[reference].digest)
@@ -80,10 +84,8 @@ def _staging_credentials(image: ImageSource, name: str | None, file: Path | None
     if name is not None and file is not None:
         raise InputError("--credentials-file", "is given beside --credentials-env", "give one of them")
     if file is not None:
-        try:
-            return named_credentials(image.location.host, file.read_text("utf-8"), str(file))
-        except OSError as error:
-            raise InputError(str(file), f"cannot be read ({error.strerror})", "give a readable file") from None
-        except UnicodeDecodeError:
-            raise InputError(str(file), "is not UTF-8 text", "let it hold USER:PASSWORD") from None
-    return named_credentials(image.location.host, os.environ.get(str(name), ""), f"${name}")
+        return CredentialsFrom(file=str(file)).lookup(image.location.host)
+    try:
+        return CredentialsFrom(env=str(name)).lookup(image.location.host)
+    except ValueError:
+        raise InputError("--credentials-env", "is no name of an environment variable", "give one") from None

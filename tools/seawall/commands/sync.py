@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from seawall.commands.filling import fill, outcome_row, print_outcome
-from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option
-from seawall.commands.output import print_json, print_quotas, quota_rows
+from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option, registries_option
+from seawall.commands.output import print_json, print_quotas, quota_rows, tell
 from seawall.lock import read_lock
 from seawall.quota import Quota
+from seawall.registries import RegistriesConf
 from seawall.sources import Sources, opener
 from seawall.tree import INCOMING
 
@@ -19,12 +20,14 @@ from seawall.tree import INCOMING
 @dry_run_option
 @as_json_option
 @jobs_option
+@registries_option
 def command(
     lock_file: Path,
     tree_root: Path,
     dry_run: bool,
     as_json: bool,
     jobs: int,
+    registries_file: Path | None,
 ) -> None:
     """Make TREE serve what LOCK says.
 
@@ -32,7 +35,13 @@ def command(
     applied and names no more. What another lock or a person put into the tree stays.
     """
     quotas: dict[str, Quota] = {}
-    sources = Sources(lock_file.parent, opener(quotas=quotas, spool_folder=tree_root / INCOMING))
+    registries = RegistriesConf.load(registries_file)
+    sources = Sources(
+        lock_file.parent,
+        opener(quotas=quotas, spool_folder=tree_root / INCOMING, registries=registries, say=tell),
+        quotas,
+        tell,
+    )
     outcome = fill("sync", read_lock(lock_file), tree_root, sources, jobs, dry_run=dry_run)
     if as_json:
         print_json(outcome_row(outcome, dry_run=dry_run) | {"quotas": quota_rows(quotas)})
