@@ -25,6 +25,7 @@ NAME = "lab/specification"
 TAGS = ["1.0", "1.1", "edge", "latest"]
 PAGES_MAX = 10
 TREE = "/srv/seawall"
+AS_OWNER = ("runuser", "-u", "seawall", "--")
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ def origin(url: str, host: Host, upstream: Upstream, image: dict[str, Any]) -> I
     """The real origin, with the image in its tree as long as these tests last."""
     for tag in TAGS:
         source = f"docker://{upstream.address}/{NAME}:{tag}"
-        host.run("seawall", "add", TREE, source, f"{NAME}:{tag}", "--plain-http")
+        host.run(*AS_OWNER, "seawall", "add", TREE, source, f"{NAME}:{tag}", "--plain-http")
     yield Server(url, image)
-    host.run("seawall", "rm", TREE, *(f"{NAME}:{tag}" for tag in TAGS))
+    host.run(*AS_OWNER, "seawall", "rm", TREE, *(f"{NAME}:{tag}" for tag in TAGS))
 
 
 @pytest.fixture(scope="module")
