@@ -84,20 +84,20 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class ListingChange:
-    """What to do to a listing, in this order; in between, a reader may see a name twice, and misses none."""
+    """What to do to a listing, in this order: at any moment a reader sees what is listed before and after, once."""
 
+    unlinked: tuple[str, ...]
+    """Links to pages that will begin elsewhere: until there are others, a reader goes from name to name."""
     names: tuple[str, ...]
-    grown: dict[str, tuple[str, ...]]
-    """Pages that are new, or lose nothing."""
+    pages: dict[str, tuple[str, ...]]
     links: dict[str, str]
-    shrunk: dict[str, tuple[str, ...]]
-    """Pages whose names, or some of them, are now on another, or gone."""
+    """In the order in which they may appear: one that leads to a new name comes after those that lead on from there."""
     removed: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """How many files and links it writes or removes."""
-        return len(self.names) + len(self.grown) + len(self.links) + len(self.shrunk) + len(self.removed)
+        return len(self.unlinked) + len(self.names) + len(self.pages) + len(self.links) + len(self.removed)
 
 
 def whole(names: Sequence[str], shape: Shape) -> Entries:
@@ -119,15 +119,35 @@ def change(old: Sequence[str], new: Sequence[str], shape: Shape) -> ListingChang
 
 def difference(before: Entries, after: Entries) -> ListingChange:
     """Return what leads from *before* to *after*."""
-    pages = {path: names for path, names in after.pages.items() if before.pages.get(path) != names}
-    grown = {path for path, names in pages.items() if set(before.pages.get(path, ())) <= set(names)}
+    new = {path: to for path, to in after.links.items() if path not in before.links}
+    moved = {path: to for path, to in after.links.items() if path in before.links and before.links[path] != to}
+    unlinked = {
+        path
+        for path, to in before.links.items()
+        if to in before.pages and path != FIRST_PAGE and after.links.get(path) != to
+    }
     return ListingChange(
+        unlinked=tuple(sorted(unlinked)),
         names=tuple(sorted(after.names - before.names)),
-        grown={path: names for path, names in pages.items() if path in grown},
-        links={path: to for path, to in after.links.items() if before.links.get(path) != to},
-        shrunk={path: names for path, names in pages.items() if path not in grown},
-        removed=tuple(sorted(before.paths - after.paths)),
+        pages={path: names for path, names in after.pages.items() if before.pages.get(path) != names},
+        links=_first_page_last({**new, **_by_rank(moved, top_down=bool(after.names - before.names))}),
+        removed=tuple(sorted(before.paths - after.paths - unlinked)),
     )
+
+
+def _by_rank(links: dict[str, str], *, top_down: bool) -> dict[str, str]:
+    """Return *links* from the top of the search tree down, where names come, or else up.
+
+    So a search that goes on meanwhile finds its way as it was before, or as it will be.
+    """
+    names = {path: path.removeprefix("after/").rpartition(":")[0].rstrip("/") for path in links}
+    order = sorted(links, key=lambda path: (names[path] == START, _rank(names[path])), reverse=top_down)
+    return {path: links[path] for path in order}
+
+
+def _first_page_last(links: dict[str, str]) -> dict[str, str]:
+    first = {FIRST_PAGE: links.pop(FIRST_PAGE)} if FIRST_PAGE in links else {}
+    return {**links, **first}
 
 
 def page_names(text: str) -> tuple[str, ...]:
@@ -175,16 +195,15 @@ def _entries(
 
 def _pages(names: Sequence[str], size: int, windows: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield from where to where the pages go that have to do with what is in *windows*."""
-    done = -1
+    following = 0
     for low, high in sorted(windows):
         last = min(high, max(len(names) - 1, 0))
-        start = _segment_start(names, size, max(low, 0))
-        while done < start <= last:
+        start = max(_segment_start(names, size, max(low, 0)), following)
+        while start <= last:
             end = _segment_end(names, size, start)
             for at in range(start, max(end, 1), size):
                 yield at, min(at + size, end)
-            done = start
-            start = max(end, start + 1)
+            following = start = max(end, start + 1)
 
 
 def _segment_start(names: Sequence[str], size: int, index: int) -> int:

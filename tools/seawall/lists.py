@@ -5,7 +5,7 @@ The tree's file ``private`` names prefixes of repositories, one a line; the cata
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seawall.errors import TreeError
@@ -109,6 +109,11 @@ def catalog_change(
     return _anew(folder, shape, sorted({*_listed_repositories(tree, private), *public}.difference(gone)))
 
 
+def is_catalog_unfinished(tree: Tree) -> bool:
+    """Return whether a run was killed while it wrote the catalog."""
+    return tree.catalog_path.is_dir() and not (tree.catalog_path / PRIVATE).exists()
+
+
 def stale_lists(tree: Tree, repositories: Iterable[str]) -> StaleLists:
     """Return which lists of *repositories* are an earlier version's, and whether the catalog has to be written anew.
 
@@ -176,7 +181,7 @@ def _anew(folder: Path, shape: Shape, names: list[str]) -> ListChange:
     entries = whole(names, shape)
     todo = difference(_NOTHING, entries)
     stray = sorted({*stored_paths(folder)} - entries.paths - {PRIVATE})
-    return ListChange(folder, shape, ListingChange(todo.names, todo.grown, todo.links, todo.shrunk, tuple(stray)))
+    return ListChange(folder, shape, replace(todo, removed=tuple(stray)))
 
 
 def _is_current(tree: Tree) -> bool:

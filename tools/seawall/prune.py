@@ -10,7 +10,7 @@ from itertools import chain
 from seawall.digest import Digest
 from seawall.in_use import InUse
 from seawall.inventory import Inventory, Links, Needs
-from seawall.lists import catalog_change
+from seawall.lists import catalog_change, is_catalog_unfinished
 from seawall.progress import Progress
 from seawall.referrer_list import ReferrerList, Row, make_list
 from seawall.release import Release, TagMove
@@ -198,6 +198,11 @@ def prune(plan: PrunePlan, writer: TreeWriter, progress: Progress) -> None:
     Raises:
         TreeError: the disk refuses.
     """
+    changes_catalog = plan.repositories or is_catalog_unfinished(writer.tree)
+    catalog = catalog_change(writer.tree, gone=plan.repositories) if changes_catalog else None
+    if catalog is not None:
+        # It is written at the end, when there is room again; killed before, the next run that writes does it.
+        writer.begin_catalog()
     writer.write_referrers(plan.relisted)
     for repository, subject in plan.unlisted:
         writer.remove_referrers(repository, subject)
@@ -210,8 +215,6 @@ def prune(plan: PrunePlan, writer: TreeWriter, progress: Progress) -> None:
     for repository, digest in plan.blobs:
         writer.unlink_blob(repository, digest)
     writer.settle()
-    if plan.repositories:
-        write_catalog(catalog_change(writer.tree, gone=plan.repositories), writer)
     for repository in plan.repositories:
         writer.remove_repository(repository)
     writer.settle()
@@ -220,6 +223,7 @@ def prune(plan: PrunePlan, writer: TreeWriter, progress: Progress) -> None:
     for digest in plan.blob_contents:
         writer.remove_blob(digest)
     writer.settle()
+    write_catalog(catalog, writer)
 
 
 def _swept(links: Links, marked: set[Digest], inventory: Inventory) -> list[Root]:

@@ -195,16 +195,16 @@ class TreeWriter:
         """Do *changes*, all of them in step: what is linked to is on the disk before links lead there."""
         changes = tuple(changes)
         for at in changes:
+            for path in at.change.unlinked:
+                self._unlink(at.folder / path)
             for path in at.change.names:
                 self._touch(at.folder / path)
-            for path, names in at.change.grown.items():
+            for path, names in at.change.pages.items():
                 self._write(at.folder / path, at.shape.page(names))
         self.settle()
         for at in changes:
             for path, to in at.change.links.items():
                 self._link(at.folder / path, at.folder / to)
-            for path, names in at.change.shrunk.items():
-                self._write(at.folder / path, at.shape.page(names))
         self.settle()
         for at in changes:
             for path in at.change.removed:
