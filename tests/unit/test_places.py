@@ -231,7 +231,7 @@ def test_a_path_is_relative_to_the_images_file(other: Path, site: Site, monkeypa
     site.publish({"source": f"./{other.name}/v2/{APP}", "name": "mine", "tags": ["1.1"]})
     assert list(site.tags()) == ["mine:1.1"]
     ran = site.run("lock", site.images_file, "--lock", other / "elsewhere.lock")
-    assert "is relative, and the lock is in another folder" in ran.err
+    assert "has a relative path, and the lock is in another folder" in ran.err
 
 
 def test_an_address_says_itself_whether_it_is_plain_http(other: Path, site: Site) -> None:
