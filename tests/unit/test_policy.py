@@ -107,6 +107,15 @@ def test_the_media_types_stand_in_one_place() -> None:
         assert not any(kind.media_type in path.read_text() for kind in MANIFEST_KINDS), path
 
 
+def test_every_way_into_a_repository_is_guarded_before_the_tree_is_looked_at() -> None:
+    text = (TOP / "templates/nginx/origin.conf.j2").read_text()
+    ways = [block for block in text.split("\n    location ") if "/$repo" in block]
+    assert len(ways) >= 4
+    for block in ways:
+        guard = block.find("{% include 'snippets/guard.conf.j2'")
+        assert 0 < guard < block.index("{{ __origin_tree }}"), block
+
+
 def test_ci_calls_the_readmes_test_command_and_hides_nothing() -> None:
     text = (TOP / ".ci/run").read_text()
     assert "make test" in text
