@@ -2,9 +2,11 @@
 
 import base64
 import json
+import os
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ import pytest
 import requests
 import trustme
 
-from e2e.rollout import Rollout, Run
+from e2e.rollout import TOP, Rollout, Run
 from lab.command import run
 from lab.engine import Engine
 from lab.host import Host
@@ -171,6 +173,7 @@ def site(
         "origin_tls_certificate": f"{FOLDER}/origin.cert",
         "origin_tls_certificate_key": f"{FOLDER}/origin.key",
         "origin_client_ca": f"{FOLDER}/clients.pem",
+        "origin_registries": [{"host": "docker.io"}, {"host": "private.example", "prefix": "team-a"}],
         "origin_namespaces": NAMESPACES,
         "origin_users": users,
         "origin_token_secret": SECRET,
@@ -296,6 +299,15 @@ def test_no_other_spelling_leads_around_the_guard(site: Site, path: str) -> None
     answer = send(context, request)
     assert int(answer.split()[1]) in {400, 401, 404}, answer
     assert b"schemaVersion" not in answer
+
+
+def test_the_guard_sees_the_repository_as_the_tree_has_it(site: Site) -> None:
+    path = f"/v2/app/manifests/{site.tag}?ns=private.example"
+    assert_refused(site.ask(path, "with nothing"), 401)
+    assert site.ask(path, "alice").status_code == site.ask(path, "alice, with her token").status_code == 200
+    # A mirror looks further where it has nothing under the bare name, but says so of public names only.
+    assert site.ask("/v2/elsewhere/nothing/tags/list", "with nothing").status_code == 404
+    assert_refused(site.ask("/v2/team-a/nothing/tags/list", "with nothing"), 401)
 
 
 @pytest.mark.parametrize("first", ["", "Bearer anonymous", "Bearer x"])
@@ -500,6 +512,25 @@ def test_skopeo_reads_public_and_private(site: Site) -> None:
     assert json.loads(answer.stdout)["RepoTags"] == [site.tag]
     assert "invalid username/password" in inspect("team-a/app", "--creds=alice:guessed").stderr
     assert "denied" in inspect("team-b/app", f"--creds=alice:{PASSWORDS['alice']}").stderr
+
+
+def test_seawall_verify_is_let_in_as_docker_login_and_certificates_let_it(site: Site) -> None:
+    def verify(repository: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "seawall", "verify", URL, f"{repository}:{site.tag}", *options]
+        return run(command, check=False, env={**os.environ, **environment})
+
+    login = site.folder / "login"
+    login.mkdir()
+    environment = {"PYTHONPATH": str(TOP / "tools"), "REQUESTS_CA_BUNDLE": str(site.authority)}
+    environment["DOCKER_CONFIG"] = str(login)
+    assert "all holds" in verify("lab/layers").stdout
+    assert "status 401, not 200" in verify("team-a/app").stdout
+    auth = basic("alice", PASSWORDS["alice"]).removeprefix("Basic ")
+    (login / "config.json").write_text(json.dumps({"auths": {ORIGIN: {"auth": auth}}}))
+    assert "all holds" in verify("team-a/app").stdout
+    pair = site.folder / "build.pem"
+    pair.write_bytes(b"".join((site.folder / f"build.{kind}").read_bytes() for kind in ("cert", "key")))
+    assert "all holds" in verify("certs/build", f"--client-certificate={pair}").stdout
 
 
 # --- what is written down -------------------------------------------------------------------------------------------
