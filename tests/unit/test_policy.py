@@ -108,12 +108,13 @@ def test_the_media_types_stand_in_one_place() -> None:
 
 
 def test_every_way_into_a_repository_is_guarded_before_the_tree_is_looked_at() -> None:
-    text = (TOP / "templates/nginx/origin.conf.j2").read_text()
-    ways = [block for block in text.split("\n    location ") if "/$repo" in block]
+    folder = TOP / "templates/nginx"
+    ways = [way for way in (folder / "origin.conf.j2").read_text().split("\n    location ") if "/$repo" in way]
     assert len(ways) >= 4
-    for block in ways:
-        guard = block.find("{% include 'snippets/guard.conf.j2'")
-        assert 0 < guard < block.index("{{ __origin_tree }}"), block
+    for way in ways:
+        assert 0 < way.find("{% include 'snippets/repository.conf.j2'") < way.index("{{ __origin_tree }}"), way
+    snippet = (folder / "snippets/repository.conf.j2").read_text()
+    assert 0 < snippet.find("{% include 'snippets/guard.conf.j2'") < snippet.index("{{ __origin_tree }}")
 
 
 def test_ci_calls_the_readmes_test_command_and_hides_nothing() -> None:
