@@ -1,32 +1,92 @@
-"""TLS, as far as it goes so far: with a certificate and its key the origin speaks TLS, and only TLS."""
+"""TLS with files of one's own: the origin speaks TLS and only TLS, HTTP/2, and staples what the responder says."""
 
+import datetime
+import ipaddress
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from e2e.rollout import Rollout
+from lab.command import run
+from lab.daemon import Daemon
 from lab.host import Host
 from lab.images import Samples
 
 ORIGIN = "198.18.0.11"
 FOLDER = "/etc/ssl/seawall"
+RESPONDER_PORT = 8888
+RESPONDER = f"http://198.18.0.1:{RESPONDER_PORT}/"
+
+
+def make_certificates(folder: Path) -> int:
+    """Write an authority and a certificate from it that names a responder; return its serial number."""
+    now = datetime.datetime.now(datetime.UTC)
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Lab")])
+    own = x509.BasicConstraints(ca=True, path_length=None)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(ORIGIN))])
+    responder = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(RESPONDER))
+    wanted: list[tuple[str, list[x509.ExtensionType], int]] = [
+        ("authority", [own], 9),
+        ("origin", [names, x509.AuthorityInformationAccess([responder])], 9),
+        ("ended", [names], -1),
+    ]
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name, _, _ in wanted}
+    made = {}
+    for name, extensions, days in wanted:
+        subject = issuer if name == "authority" else x509.Name([])
+        builder = x509.CertificateBuilder(issuer, subject, keys[name].public_key())
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(days=2))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=days))
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=name == "authority")
+        made[name] = builder.sign(keys["authority"], hashes.SHA256())
+        key = keys[name].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (folder / f"{name}.key").write_bytes(key)
+    pems = {name: row.public_bytes(serialization.Encoding.PEM) for name, row in made.items()}
+    (folder / "authority.pem").write_bytes(pems["authority"])
+    (folder / "ended.pem").write_bytes(pems["ended"])
+    # With its issuer, by which nginx asks the responder.
+    (folder / "origin.pem").write_bytes(pems["origin"] + pems["authority"])
+    return made["origin"].serial_number
 
 
 @pytest.fixture(scope="module")
-def authority(url: str, host: Host, rollout: Rollout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The certificate of an authority that the origin's certificate comes from; the origin speaks TLS meanwhile."""
+def responder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with certificates, and somebody who says that the origin's is not revoked."""
     folder = tmp_path_factory.mktemp("tls")
-    made = trustme.CA()
-    certificate = made.issue_cert(ORIGIN)
-    made.cert_pem.write_to_path(str(folder / "authority.pem"))
-    certificate.cert_chain_pems[0].write_to_path(str(folder / "origin.pem"))
-    certificate.private_key_pem.write_to_path(str(folder / "origin.key"))
+    serial = make_certificates(folder)
+    number = f"{serial:X}"
+    row = f"V\t491231235959Z\t\t{number.zfill(len(number) + len(number) % 2)}\tunknown\t/\n"
+    (folder / "index.txt").write_text(row)
+    ca = str(folder / "authority.pem")
+    says = Daemon(
+        [
+            *("openssl", "ocsp", "-index", str(folder / "index.txt"), "-port", str(RESPONDER_PORT), "-CA", ca),
+            *("-rsigner", ca, "-rkey", str(folder / "authority.key"), "-nmin", "60"),
+        ],
+        folder / "responder.log",
+    )
+    yield folder
+    says.stop()
+
+
+@pytest.fixture(scope="module")
+def authority(url: str, host: Host, rollout: Rollout, responder: Path) -> Iterator[Path]:
+    """The certificate of an authority that the origin's certificate comes from; the origin speaks TLS meanwhile."""
+    folder = responder
     host.run("mkdir", "-p", FOLDER)
     for name in ("origin.pem", "origin.key"):
         host.put(folder / name, f"{FOLDER}/{name}")
@@ -74,3 +134,41 @@ def test_a_plain_request_to_the_tls_port_is_an_error_in_json(authority: Path) ->
 def test_the_plain_port_is_closed(authority: Path) -> None:
     with pytest.raises(requests.ConnectionError):
         requests.get(f"http://{ORIGIN}/v2/", timeout=10)
+
+
+def test_http_2_is_spoken_and_browsers_are_told_to_stay(authority: Path, host: Host, samples: Samples) -> None:
+    host.put(authority, f"{FOLDER}/authority.pem")
+    for path, status in (("/v2/", 200), (f"/v2/{samples.layers.repository}/tags/list", 200), ("/none", 404)):
+        told = host.run(
+            *("curl", "--silent", "--http2", "--cacert", f"{FOLDER}/authority.pem", "--output", "/dev/null"),
+            *("--write-out", "%{http_version} %{http_code} %header{strict-transport-security}"),
+            f"https://{ORIGIN}{path}",
+        )
+        assert told.stdout == f"2 {status} max-age=31536000"
+
+
+def test_what_the_responder_says_is_stapled(authority: Path) -> None:
+    def stapled() -> str:
+        asked = ("-connect", f"{ORIGIN}:443", "-status", "-CAfile", str(authority))
+        return run(["openssl", "s_client", *asked], stdin="", check=False).stdout
+
+    # nginx asks when the first client comes, who does not wait for it.
+    deadline = time.monotonic() + 20
+    while "Cert Status: good" not in (told := stapled()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert "Cert Status: good" in told
+
+
+def test_a_certificate_that_ended_is_refused_before_the_host_changes(
+    authority: Path, rollout: Rollout, host: Host
+) -> None:
+    for kind in ("pem", "key"):
+        host.put(authority.with_name(f"ended.{kind}"), f"{FOLDER}/ended.{kind}")
+    variables = {
+        "origin_listen": ["443"],
+        "origin_tls_certificate": f"{FOLDER}/ended.pem",
+        "origin_tls_certificate_key": f"{FOLDER}/ended.key",
+    }
+    refused = rollout.play("playbooks/preflight.yml", "--extra-vars", json.dumps(variables))
+    assert refused.code != 0
+    assert f"{FOLDER}/ended.pem on origin1 ended at" in " ".join(refused.output.split())

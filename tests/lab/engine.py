@@ -36,11 +36,13 @@ class Engine:
         *,
         namespace: str | None = None,
         options: Sequence[str] = (),
+        plain_http: bool = True,
     ) -> Self:
         """Start an engine that keeps all its state in the new folder `folder`.
 
         With `namespace` it lives in that named network namespace.  Registries on the lab's network
-        may speak plain HTTP.  `options` are further options of dockerd(8).
+        may speak plain HTTP, and show any certificate, unless `plain_http` is false.  `options` are
+        further options of dockerd(8).
 
         Raises NotReadyError, and ValueError if the path of `folder` has more than LONGEST_FOLDER bytes.
         """
@@ -62,7 +64,7 @@ class Engine:
                 # The sandbox removes cgroups by name; systemd would put them elsewhere.
                 f"--cgroup-parent=/{os.environ['SEAWALL_LAB_CGROUP']}",
                 "--exec-opt=native.cgroupdriver=cgroupfs",
-                f"--insecure-registry={LAB.subnet}",
+                *([f"--insecure-registry={LAB.subnet}"] if plain_http else []),
                 *options,
             ],
             folder / "docker.log",

@@ -18,7 +18,11 @@ from ansible.template import Templar, trust_as_template
 
 TOP = Path(__file__).resolve().parents[2]
 ROLES = ("nginx_base", "origin")
-FILES = {"nginx.conf.j2": "nginx.conf", "origin.conf.j2": "seawall/origin.conf"}
+FILES = {
+    "nginx.conf.j2": "nginx.conf",
+    "origin.conf.j2": "seawall/origin.conf",
+    "tokens.conf.j2": "seawall-private/tokens.conf",
+}
 READY_SECONDS = 20.0
 
 
@@ -34,6 +38,8 @@ def render(folder: Path, tree: Path, variables: Mapping[str, Any] | None = None)
         for part in ("defaults", "vars"):
             known |= loader.load_from_file(str(TOP / "roles" / role / part / "main.yml"), trusted_as_template=True)
     known |= {"role_path": str(TOP / "roles/origin"), "__origin_tree": str(tree.resolve())}
+    # What the role asks the host for: a nginx of Debian 12, and a certificate that names no responder.
+    known |= {"__origin_http2_directive": False, "__origin_ocsp": False}
     known |= {"origin_tree": str(tree), **(variables or {})}
     templates = TOP / "templates/nginx"
     templar = Templar(loader, variables=known).copy_with_new_env(searchpath=[str(templates)])

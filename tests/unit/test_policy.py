@@ -107,6 +107,16 @@ def test_the_media_types_stand_in_one_place() -> None:
         assert not any(kind.media_type in path.read_text() for kind in MANIFEST_KINDS), path
 
 
+def test_every_way_into_a_repository_is_guarded_before_the_tree_is_looked_at() -> None:
+    folder = TOP / "templates/nginx"
+    ways = [way for way in (folder / "origin.conf.j2").read_text().split("\n    location ") if "/$repo" in way]
+    assert len(ways) >= 4
+    for way in ways:
+        assert 0 < way.find("{% include 'snippets/repository.conf.j2'") < way.index("{{ __origin_tree }}"), way
+    snippet = (folder / "snippets/repository.conf.j2").read_text()
+    assert 0 < snippet.find("{% include 'snippets/guard.conf.j2'") < snippet.index("{{ __origin_tree }}")
+
+
 def test_ci_calls_the_readmes_test_command_and_hides_nothing() -> None:
     text = (TOP / ".ci/run").read_text()
     assert "make test" in text

@@ -1,6 +1,9 @@
 """Verify by URL: whatever a client could not live with is found, and named."""
 
+import base64
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -111,9 +114,38 @@ def test_a_lock_is_checked_whole_and_by_digest(site: Site, server: FakeRegistry,
 def test_a_tree_is_always_checked_whole(site: Site) -> None:
     ran = site.run("verify", site.root, REFERENCE)
     assert ran.code == ExitCode.INPUT
-    assert "leave REPO:TAG and --lock out" in ran.err
+    assert "leave REPO:TAG, --lock and --client-certificate out" in ran.err
 
 
 def test_the_verdict_is_a_line_for_people(site: Site, server: FakeRegistry) -> None:
     ran = site.run("verify", server.url, REFERENCE)
     assert ran.out.splitlines()[-1].endswith(": all holds")
+
+
+def test_a_server_that_asks_for_a_token_is_asked_for_one(site: Site, platforms: FakeImage) -> None:
+    with FakeRegistry(auth="bearer") as server:
+        server.add_image("team/app", "1.0", platforms)
+        server.misbehave(Fault(method="POST", status=405, body=b'{"errors":[{"code":"UNSUPPORTED"}]}'))
+        assert verify(site, server).answer["failures"] == []
+        # One for the ping and one for the repository, whatever the number of its blobs.
+        assert len(server.asked("GET", "/token")) == 2
+
+
+def test_a_password_is_taken_from_where_docker_login_left_it(
+    site: Site, platforms: FakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with FakeRegistry(auth="basic", username="alice", password="alice-knows") as server:
+        server.add_image("team/app", "1.0", platforms)
+        server.misbehave(Fault(method="POST", status=405, body=b'{"errors":[{"code":"UNSUPPORTED"}]}'))
+        refused = verify(site, server)
+        assert refused.code == ExitCode.CREDENTIALS
+        auth = base64.b64encode(b"alice:alice-knows").decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {server.host: {"auth": auth}}}))
+        assert verify(site, server).answer["failures"] == []
+
+
+def test_a_certificate_that_is_not_there_is_named(site: Site, server: FakeRegistry) -> None:
+    ran = verify(site, server, "--client-certificate", "nowhere.pem")
+    assert ran.code == ExitCode.INPUT
+    assert "nowhere.pem" in ran.err

@@ -6,23 +6,28 @@ The requests and what is expected of them follow the OCI Distribution Specificat
 
 import hashlib
 import json
+import re
 import threading
 import types
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 
+from seawall.authorization import Authorization
+from seawall.challenge import parse_challenges
+from seawall.credentials import CredentialsLookup, anonymous
 from seawall.digest import Digest
 from seawall.errors import SourceError
-from seawall.http_session import is_loopback
+from seawall.http_session import HttpRequest, HttpSession, is_loopback
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, Manifest, parse_manifest
 from seawall.media_type import ACCEPT, BY_MEDIA_TYPE, OCI_INDEX
 from seawall.progress import Progress
-from seawall.reference import Reference, list_tag
+from seawall.reference import Reference, RegistryLocation, list_tag
 from seawall.referrer_list import claimed
 from seawall.server_url import check_url
 
@@ -32,6 +37,7 @@ _PIECE = 1024 * 1024
 _RANGE_START, _RANGE_END = 1, 16
 _LIST_PAGES_MAX = 100
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|referrers)/")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -82,17 +88,30 @@ class _Tally:
             self.size += size
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server, and who its client is where it asks."""
+
+    url: str
+    """Its root."""
+    credentials: CredentialsLookup = anonymous
+    certificate: Path | None = None
+    """A PEM file with a certificate and its key."""
+
+
 def probe(
-    url: str,
+    server: Server,
     wanted: Mapping[Reference, Digest | None],
     progress: Progress,
     jobs: int,
     referrers: Mapping[tuple[str, Digest], Collection[Digest]] = types.MappingProxyType({}),
 ) -> ProbeReport:
-    """Ask the server at *url* for every image in *wanted*, down to the last layer.
+    """Ask *server* for every image in *wanted*, down to the last layer.
+
+    A server that asks for a token or a password is answered as Docker answers it; one that still refuses has failed.
 
     Args:
-        url: the server's root.
+        server: whom to ask.
         wanted: references, each with the digest that it must have, or None where any will do.
         progress: hears of blobs.
         jobs: blobs that are asked for at a time.
@@ -100,9 +119,10 @@ def probe(
 
     Raises:
         SourceError: nothing answers there at all.
+        CredentialsError: the server does not take the credentials.
     """
     tally = _Tally()
-    client = _Client(check_url(url), tally)
+    client = _Client(server, tally)
     client.ping()
     client.errors(next(iter(wanted)).repository if wanted else "seawall/probe")
     manifests: dict[tuple[str, Digest], Manifest] = {}
@@ -125,11 +145,15 @@ def probe(
 class _Client:
     """Asks one server, and notes in its tally what is not right."""
 
-    def __init__(self, url: str, tally: _Tally) -> None:
-        self._url = url
-        self._host = urlsplit(url).hostname or ""
+    def __init__(self, server: Server, tally: _Tally) -> None:
+        self._server = server
+        self._url = check_url(server.url)
+        self._host = urlsplit(self._url).hostname or ""
         self._tally = tally
         self._sessions = threading.local()
+        self._tokens = HttpSession()
+        self._authorizations: dict[str, Authorization] = {}
+        self._mutex = threading.Lock()
 
     def ping(self) -> None:
         """``GET /v2/`` says that the server speaks the protocol."""
@@ -325,16 +349,43 @@ class _Client:
             self._tally.fail(request, f"has Content-Encoding {answer.headers['Content-Encoding']!r}")
 
     def _ask(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        """Send a request, and once more with what a 401 asks for."""
+        authorization = self._authorization(path)
+        given = authorization.header(path)
+        answer = self._send(method, path, given, headers)
+        challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""))
+        if answer.status_code != 401 or answer.history or not challenges:
+            return answer
+        answer.close()
+        renewed = authorization.renew(challenges, given, HttpRequest(method, self._url + path, path), "")
+        return self._send(method, path, renewed, headers)
+
+    def _authorization(self, path: str) -> Authorization:
+        """What is sent along for the repository of *path*: a token is for one."""
+        found = _REPOSITORY.match(path)
+        repository = found[1] if found else "seawall/probe"
+        with self._mutex:
+            if repository not in self._authorizations:
+                location = RegistryLocation(urlsplit(self._url).netloc, repository)
+                made = Authorization(location, self._server.credentials, self._tokens, self._tally.asked)
+                self._authorizations[repository] = made
+            return self._authorizations[repository]
+
+    def _send(
+        self, method: str, path: str, authorization: str | None, headers: Mapping[str, str] | None
+    ) -> requests.Response:
         session: requests.Session | None = getattr(self._sessions, "session", None)
         if session is None:
             session = self._sessions.session = requests.Session()
-            # A probe has no credentials, and takes none from ~/.netrc.
+            # Nothing is taken from ~/.netrc.
             session.auth = lambda request: request
+            session.cert = str(self._server.certificate) if self._server.certificate else None
         self._tally.asked()
         return session.request(
             method,
             self._url + path,
             headers={"Accept": ACCEPT if "/manifests/" in path else "*/*", "Accept-Encoding": "identity"}
+            | ({"Authorization": authorization} if authorization else {})
             | dict(headers or {}),
             stream=True,
             timeout=_TIMEOUT,

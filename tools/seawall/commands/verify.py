@@ -31,6 +31,12 @@ from seawall.commands.output import count, print_json, tell, verdict
 @click.argument("where", metavar="TREE|URL")
 @click.argument("references", metavar="[REPO:TAG]...", nargs=-1)
 @click.option("--lock", "lock_file", type=PATH, help="With URL: check all that this lock names.")
+@click.option(
+    "--client-certificate",
+    "certificate",
+    type=PATH,
+    help="With https: show this certificate, a PEM file that holds its key as well.",
+)
 @click.option("--repair", "repairs", is_flag=True, help="With TREE: make whole what is broken.")
 @click.option(
     "--from",
@@ -48,6 +54,7 @@ def command(
     where: str,
     references: tuple[str, ...],
     lock_file: Path | None,
+    certificate: Path | None,
     repairs: bool,
     spare_texts: tuple[str, ...],
     plain_http: bool,
@@ -60,6 +67,7 @@ def command(
 
     A TREE is read and hashed whole, and every link in it followed. A URL (http:// or https://) is asked as a
     client asks: ping, HEAD, GET, types, digests, ranges and errors, for each REPO:TAG down to the last layer.
+    Where it asks for a password, docker login has left one; without, it is asked as nobody.
 
     A repair fetches lost or broken content from the sources of the locks that were applied, and makes links and tag
     lists anew by itself.
@@ -69,10 +77,11 @@ def command(
     if where.startswith(("http://", "https://")):
         if repairs:
             raise InputError(where, "is a server, and --repair is for a tree", "give it the tree that it serves")
-        _verify_url(where, references, lock_file, as_json=as_json, jobs=jobs)
+        _verify_url(where, references, lock_file, certificate, as_json=as_json, jobs=jobs)
         return
-    if references or lock_file:
-        raise InputError(where, "is a tree, which is always checked whole", "leave REPO:TAG and --lock out")
+    if references or lock_file or certificate:
+        todo = "leave REPO:TAG, --lock and --client-certificate out"
+        raise InputError(where, "is a tree, which is always checked whole", todo)
     with watch() as progress:
         report = scrub(Tree.existing(Path(where)), progress, jobs)
     if repairs:
@@ -165,18 +174,30 @@ def _read_line(where: str, report: ScrubReport) -> str:
     )
 
 
-def _verify_url(url: str, references: tuple[str, ...], lock_file: Path | None, *, as_json: bool, jobs: int) -> NoReturn:
-    # It reads HTTP libraries that no other command needs at its start.
-    from seawall.probe import probe  # noqa: PLC0415
+def _verify_url(
+    url: str,
+    references: tuple[str, ...],
+    lock_file: Path | None,
+    certificate: Path | None,
+    *,
+    as_json: bool,
+    jobs: int,
+) -> NoReturn:
+    # They read HTTP libraries that no other command needs at its start.
+    from seawall.credentials import DockerConfig  # noqa: PLC0415
+    from seawall.probe import Server, probe  # noqa: PLC0415
 
     check_url(url)
+    if certificate is not None and not certificate.is_file():
+        raise InputError(str(certificate), "is no file", "name a PEM file with a certificate and its key")
     wanted: dict[Reference, Digest | None] = {
         reference: reference.digest for reference in map(Reference.parse, references)
     }
     lock = read_lock(lock_file) if lock_file is not None else None
     wanted |= lock.digests if lock else {}
     with watch() as progress:
-        report = probe(url, wanted, progress, jobs, lock.listed if lock else {})
+        server = Server(url, DockerConfig.load().lookup, certificate)
+        report = probe(server, wanted, progress, jobs, lock.listed if lock else {})
     if as_json:
         print_json(_probe_row(report, wanted))
     else:
