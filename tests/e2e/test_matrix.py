@@ -4,9 +4,10 @@ Over HTTP and over TLS, what is public and what is private. The machines are set
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import dxf
 import oras.client
@@ -150,18 +151,18 @@ def certificate(address: str) -> str:
     return f"/etc/containers/certs.d/{address}/seawall.crt"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine_name", ENGINES)
 def test_what_is_public_comes_by_tag_by_digest_and_for_a_platform(
-    engine: str, way: Way, client: Host, samples: Samples
+    engine_name: str, way: Way, client: Host, samples: Samples
 ) -> None:
-    pull_all(client, engine, samples)
+    pull_all(client, engine_name, samples)
 
 
 # Over plain HTTP the origin takes no passwords.
 @pytest.mark.parametrize("way", ["tls"], indirect=True)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_private_comes_with_a_password(engine: str, way: Way, client: Host, samples: Samples) -> None:
-    pull_all(client, engine, samples, "private/")
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_what_is_private_comes_with_a_password(engine_name: str, way: Way, client: Host, samples: Samples) -> None:
+    pull_all(client, engine_name, samples, "private/")
 
 
 def pull_all(client: Host, engine: str, samples: Samples, prefix: str = "") -> None:
@@ -207,7 +208,8 @@ def pull_from_python(
     for target in (sample.tag, sample.digest):
         for layer in json.loads(str(registry.get_manifest(target)))["layers"]:
             # It hashes what comes, and raises where that is not the digest.
-            assert sum(len(piece) for piece in registry.pull_blob(layer["digest"])) == layer["size"]
+            pieces = cast("Iterable[bytes]", registry.pull_blob(layer["digest"]))
+            assert sum(len(piece) for piece in pieces) == layer["size"]
     assert sample.tag in registry.list_aliases()
 
     puller = oras.client.OrasClient(hostname=ORIGIN, insecure=is_plain)
