@@ -4,6 +4,7 @@ They need the lab: run `make test-e2e`.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import yaml
 from testinfra.host import Host as Target
 
 from e2e.rollout import Rollout, Run, make_inventory
+from lab import base
 from lab.base import Image
 from lab.engine import Engine
-from lab.host import Host
+from lab.host import NESTED_ENGINE_OPTIONS, Host
 from lab.images import Sample, Samples
 from lab.network import Network
 
@@ -22,6 +24,39 @@ pytest_plugins = ["lab.fixtures"]
 
 ORIGIN = "origin1"
 ADDRESS = "198.18.0.11"
+
+CLIENT = replace(
+    base.HOST,
+    name="client",
+    packages=(*base.HOST.packages, "buildah", "docker.io", "iptables", "netavark", "podman", "skopeo"),
+)
+STORAGE = """\
+[storage]
+driver = "vfs"
+runroot = "/run/containers/storage"
+graphroot = "/var/lib/containers/storage"
+"""
+"""overlay on overlay does not work in every kernel."""
+
+
+@pytest.fixture(scope="session")
+def client_bookworm(engine: Engine, lab_network: Network, root_file_systems: None) -> Iterator[Host]:
+    """A machine that pulls: Docker 20.10, containerd 1.6, podman 4.3, buildah 1.28, skopeo 1.9."""
+    yield from _client(engine, "bookworm", "198.18.0.31")
+
+
+@pytest.fixture(scope="session")
+def client_trixie(engine: Engine, lab_network: Network, root_file_systems: None) -> Iterator[Host]:
+    """A machine that pulls: Docker 26.1, containerd 1.7, podman 5.4, buildah 1.39, skopeo 1.18."""
+    yield from _client(engine, "trixie", "198.18.0.32")
+
+
+def _client(engine: Engine, suite: str, address: str) -> Iterator[Host]:
+    image = base.host_image(engine, replace(CLIENT, suite=suite))
+    options = (*NESTED_ENGINE_OPTIONS, "--volume=/var/lib/containers")
+    with Host.start(engine, image, f"client-{suite}", address, options=options) as started:
+        started.run("tee", "/etc/containers/storage.conf", stdin=STORAGE)
+        yield started
 
 
 @pytest.fixture(scope="session")

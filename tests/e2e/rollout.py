@@ -80,11 +80,15 @@ class Rollout:
         return Run(ran.returncode, ran.stdout)
 
 
-def make_inventory(folder: Path, host: Host, variables: Mapping[str, Any]) -> Path:
-    """Write an inventory with *host* as its one origin, reached through its engine; return its folder."""
-    hosts = {"all": {"children": {"origin": {"hosts": {host.name: None}}}}}
-    connection = {"ansible_connection": "community.docker.docker", "ansible_user": "root"}
-    (folder / "group_vars").mkdir(parents=True)
-    (folder / "hosts.yml").write_text(yaml.safe_dump(hosts))
-    (folder / "group_vars" / "all.yml").write_text(yaml.safe_dump({**connection, **variables}))
+def make_inventory(folder: Path, host: Host, variables: Mapping[str, Any], group: str = "origin") -> Path:
+    """Write an inventory with *host* as the only one of its *group*, reached through its engine; return its folder."""
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": {group: {"hosts": {host.name: None}}}}}))
+    write_variables(folder, variables)
     return folder
+
+
+def write_variables(inventory: Path, variables: Mapping[str, Any]) -> None:
+    """Let all that the hosts of *inventory* know be *variables*, and how to reach them."""
+    connection = {"ansible_connection": "community.docker.docker", "ansible_user": "root"}
+    (inventory / "group_vars").mkdir(exist_ok=True)
+    (inventory / "group_vars" / "all.yml").write_text(yaml.safe_dump({**connection, **variables}))

@@ -1,66 +1,40 @@
 """The role `client`: the engines of two Debian releases pull from the origin, and from nobody else."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import yaml
 
-from e2e.rollout import Rollout, Run
-from lab import base
-from lab.engine import Engine
-from lab.host import NESTED_ENGINE_OPTIONS, Host
+from e2e.rollout import Rollout, Run, make_inventory, write_variables
+from lab.host import Host
 from lab.images import Samples
-from lab.network import Network
 from lab.upstream import Upstream
 
 ORIGIN = "http://198.18.0.11"
 DEAD = "http://198.18.0.99"
 """An endpoint at which nobody is."""
-CLIENTS = replace(
-    base.HOST,
-    name="client",
-    packages=(*base.HOST.packages, "buildah", "docker.io", "iptables", "netavark", "podman", "skopeo"),
-)
-STORAGE = """\
-[storage]
-driver = "vfs"
-runroot = "/run/containers/storage"
-graphroot = "/var/lib/containers/storage"
-"""
-"""overlay on overlay does not work in every kernel."""
 OF_A_PERSON = {"log-level": "warn", "registry-mirrors": ["http://mirror.example"]}
 """What stood in daemon.json before, and has to stand there in the end."""
 
 
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
-def client(
-    request: pytest.FixtureRequest, engine: Engine, lab_network: Network, root_file_systems: None
-) -> Iterator[Host]:
-    """A machine with Docker, containerd and podman on which nothing was done yet."""
-    image = base.host_image(engine, replace(CLIENTS, suite=request.param))
-    address = {"bookworm": "198.18.0.31", "trixie": "198.18.0.32"}[request.param]
-    options = (*NESTED_ENGINE_OPTIONS, "--volume=/var/lib/containers")
-    with Host.start(engine, image, f"client-{request.param}", address, options=options) as started:
-        started.run("tee", "/etc/docker/daemon.json", stdin=json.dumps(OF_A_PERSON))
-        started.run("systemctl", "restart", "docker")
-        started.run("tee", "/etc/containers/storage.conf", stdin=STORAGE)
-        yield started
+def client(request: pytest.FixtureRequest) -> Host:
+    """A machine with Docker, containerd and podman, and with settings of Docker's that a person made."""
+    machine: Host = request.getfixturevalue(f"client_{request.param}")
+    machine.run("tee", "/etc/docker/daemon.json", stdin=json.dumps(OF_A_PERSON))
+    machine.run("systemctl", "restart", "docker")
+    return machine
 
 
 @pytest.fixture(scope="module")
 def site(client: Host, tmp_path_factory: pytest.TempPathFactory) -> Rollout:
     """The inventory of that machine."""
     folder = tmp_path_factory.mktemp("clients")
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"client": {"hosts": {client.name: None}}}))
-    return Rollout(folder, client.engine)
+    return Rollout(make_inventory(folder, client, {}, group="client"), client.engine)
 
 
 def declare(site: Rollout, **variables: object) -> None:
-    connection = {"ansible_connection": "community.docker.docker", "ansible_user": "root"}
-    (site.inventory / "group_vars").mkdir(exist_ok=True)
-    (site.inventory / "group_vars" / "all.yml").write_text(yaml.safe_dump({**connection, **variables}))
+    write_variables(site.inventory, variables)
 
 
 @pytest.fixture(scope="module")
