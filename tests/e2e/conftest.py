@@ -52,7 +52,9 @@ def client_trixie(engine: Engine, lab_network: Network, root_file_systems: None)
 
 
 def _client(engine: Engine, suite: str, address: str) -> Iterator[Host]:
-    image = base.host_image(engine, replace(CLIENT, suite=suite))
+    # The command line is a package of its own there.
+    packages = (*CLIENT.packages, *(("docker-cli",) if suite == "trixie" else ()))
+    image = base.host_image(engine, replace(CLIENT, suite=suite, packages=packages))
     options = (*NESTED_ENGINE_OPTIONS, "--volume=/var/lib/containers")
     with Host.start(engine, image, f"client-{suite}", address, options=options) as started:
         started.run("tee", "/etc/containers/storage.conf", stdin=STORAGE)

@@ -11,9 +11,9 @@ from lab.images import Samples
 from lab.upstream import Upstream
 
 ORIGIN = "http://198.18.0.11"
-DEAD = "http://198.18.0.99"
-"""An endpoint at which nobody is."""
-OF_A_PERSON = {"log-level": "warn", "registry-mirrors": ["http://mirror.example"]}
+DEAD = "http://198.18.0.1:9"
+"""An endpoint at which nobody answers."""
+OF_A_PERSON = {"log-level": "warn", "registry-mirrors": ["http://198.18.0.1:10"]}
 """What stood in daemon.json before, and has to stand there in the end."""
 
 
@@ -78,7 +78,7 @@ def pull(client: Host, engine: str, reference: str) -> tuple[int, str]:
         ),
         "podman": ("podman", "pull", reference),
         "buildah": ("buildah", "pull", reference),
-        "skopeo": ("skopeo", "inspect", f"docker://{reference}"),
+        "skopeo": ("skopeo", "inspect", "--no-tags", f"docker://{reference}"),
     }
     ran = client.run(*commands[engine], check=False)
     return ran.returncode, ran.stdout + ran.stderr
@@ -107,9 +107,9 @@ def test_an_image_that_no_endpoint_has_is_asked_of_nobody_else(engine_name: str,
 def test_docker_keeps_what_a_person_said(settled: Run, client: Host) -> None:
     daemon = json.loads(client.run("cat", "/etc/docker/daemon.json").stdout)
     assert daemon["log-level"] == "warn"
-    assert daemon["registry-mirrors"] == [DEAD, ORIGIN, "http://mirror.example"]
+    assert daemon["registry-mirrors"] == [DEAD, ORIGIN, "http://198.18.0.1:10"]
     mirrors = client.run("docker", "info", "--format", "{{json .RegistryConfig.Mirrors}}").stdout
-    assert json.loads(mirrors) == [f"{DEAD}/", f"{ORIGIN}/", "http://mirror.example/"]
+    assert json.loads(mirrors) == [f"{DEAD}/", f"{ORIGIN}/", "http://198.18.0.1:10/"]
 
 
 def test_containerd_reads_the_folders_for_kubernetes_too(settled: Run, client: Host) -> None:
@@ -155,7 +155,7 @@ def test_absent_leaves_the_machine_as_it_was(settled: Run, client: Host, site: R
     assert gone.code == 0, gone.output
     assert json.loads(client.run("cat", "/etc/docker/daemon.json").stdout) == OF_A_PERSON
     mirrors = client.run("docker", "info", "--format", "{{json .RegistryConfig.Mirrors}}").stdout
-    assert json.loads(mirrors) == ["http://mirror.example/"]
+    assert json.loads(mirrors) == ["http://198.18.0.1:10/"]
     assert "registry-1.docker.io" not in client.run("cat", "/etc/hosts").stdout
     left = client.run("grep", "-rlsi", "seawall", "/etc", check=False).stdout.split()
     assert left == []

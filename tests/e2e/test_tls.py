@@ -147,16 +147,21 @@ def test_http_2_is_spoken_and_browsers_are_told_to_stay(authority: Path, host: H
         assert told.stdout == f"2 {status} max-age=31536000"
 
 
-def test_what_the_responder_says_is_stapled(authority: Path) -> None:
+def test_what_the_responder_says_is_stapled(authority: Path, host: Host) -> None:
     def stapled() -> str:
         asked = ("-connect", f"{ORIGIN}:443", "-status", "-CAfile", str(authority))
         return run(["openssl", "s_client", *asked], stdin="", check=False).stdout
 
-    # nginx asks when the first client comes, who does not wait for it.
-    deadline = time.monotonic() + 20
-    while "Cert Status: good" not in (told := stapled()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert "Cert Status: good" in told
+    # nginx asks when the first client comes, who does not wait for it; a responder that was too slow once, as on a busy
+    # machine, it asks again only after five minutes, or when it is reloaded.
+    for _ in range(4):
+        deadline = time.monotonic() + 15
+        while "Cert Status: good" not in (told := stapled()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if "Cert Status: good" in told:
+            return
+        host.run("nginx", "-s", "reload")
+    pytest.fail(told)
 
 
 def test_a_certificate_that_ended_is_refused_before_the_host_changes(
