@@ -16,13 +16,10 @@ from seawall.commands.options import (
     referrers_option,
     registries_option,
 )
-from seawall.commands.output import print_json, tell
+from seawall.commands.output import print_json
+from seawall.commands.sources import open_sources
 from seawall.compression import Compression
-from seawall.quota import Quota
 from seawall.reference import parse_image_source
-from seawall.registries import RegistriesConf
-from seawall.sources import Sources, opener
-from seawall.tree import INCOMING
 
 
 @click.command("add")
@@ -56,14 +53,7 @@ def command(
     source's full name and tag.
     """
     image = parse_image_source(source)
-    quotas: dict[str, Quota] = {}
-    registries = RegistriesConf.load(registries_file)
-    sources = Sources(
-        Path.cwd(),
-        opener(quotas=quotas, spool_folder=tree_root / INCOMING, registries=registries, say=tell),
-        quotas,
-        tell,
-    )
+    sources = open_sources(Path.cwd(), registries_file, {}, tree_root)
     lock, _ = pin_addition(image, name, sources, Wanted(plain_http, compression, referrers))
     outcome = fill("add", lock, tree_root, sources, jobs, dry_run=dry_run)
     if as_json:

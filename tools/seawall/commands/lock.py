@@ -5,15 +5,14 @@ from pathlib import Path
 import click
 
 from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option, registries_option
-from seawall.commands.output import count, move_row, print_json, print_quotas, quota_rows, short, tell
+from seawall.commands.output import count, move_row, print_json, print_quotas, quota_rows, short
+from seawall.commands.sources import open_sources
 from seawall.errors import InputError
 from seawall.images import is_relative, read_images
 from seawall.immutable import check_lock
 from seawall.lock import moves, read_lock, write_lock
 from seawall.pinning import pin
 from seawall.quota import Quota
-from seawall.registries import RegistriesConf
-from seawall.sources import Sources, opener
 from seawall.terminal import print_table
 
 
@@ -59,12 +58,7 @@ def command(
             str(lock_file), f"is the lock {old.name!r}, and {images_file} is {images.name!r}", "give another --lock"
         )
     quotas: dict[str, Quota] = {}
-    sources = Sources(
-        images_file.parent,
-        opener(quotas=quotas, registries=RegistriesConf.load(registries_file), say=tell),
-        quotas,
-        tell,
-    )
+    sources = open_sources(images_file.parent, registries_file, quotas)
     new = pin(images, old, sources, upgrade=upgraded, jobs=jobs)
     check_lock(old, new, str(lock_file))
     changed = new != old

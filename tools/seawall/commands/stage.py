@@ -16,15 +16,12 @@ from seawall.commands.options import (
     referrers_option,
     registries_option,
 )
-from seawall.commands.output import print_json, tell
+from seawall.commands.output import print_json
+from seawall.commands.sources import open_sources
 from seawall.compression import Compression
 from seawall.credentials import CredentialsFrom, CredentialsLookup
 from seawall.errors import InputError
-from seawall.quota import Quota
 from seawall.reference import ImageSource, Reference, RegistryLocation, parse_image_source
-from seawall.registries import RegistriesConf
-from seawall.sources import Sources, opener
-from seawall.tree import INCOMING
 
 
 @click.command("stage")
@@ -63,9 +60,7 @@ def command(
     """
     image = parse_image_source(source)
     credentials = _staging_credentials(image, credentials_env, credentials_file)
-    registries = RegistriesConf.load(registries_file)
-    quotas: dict[str, Quota] = {}
-    sources = Sources(Path.cwd(), opener(credentials, quotas, tree_root / INCOMING, registries, tell), quotas, tell)
+    sources = open_sources(Path.cwd(), registries_file, {}, tree_root, credentials)
     lock, reference = pin_staged(image, repository, sources, Wanted(plain_http, compression, referrers))
     outcome = fill("stage", lock, tree_root, sources, jobs, dry_run=dry_run)
     pinned = Reference(reference.repository, digest=lock.pins[reference].digest)

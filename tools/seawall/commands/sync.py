@@ -6,12 +6,10 @@ import click
 
 from seawall.commands.filling import fill, outcome_row, print_outcome
 from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option, registries_option
-from seawall.commands.output import print_json, print_quotas, quota_rows, tell
+from seawall.commands.output import print_json, print_quotas, quota_rows
+from seawall.commands.sources import open_sources
 from seawall.lock import read_lock
 from seawall.quota import Quota
-from seawall.registries import RegistriesConf
-from seawall.sources import Sources, opener
-from seawall.tree import INCOMING
 
 
 @click.command("sync")
@@ -35,13 +33,7 @@ def command(
     applied and names no more. What another lock or a person put into the tree stays.
     """
     quotas: dict[str, Quota] = {}
-    registries = RegistriesConf.load(registries_file)
-    sources = Sources(
-        lock_file.parent,
-        opener(quotas=quotas, spool_folder=tree_root / INCOMING, registries=registries, say=tell),
-        quotas,
-        tell,
-    )
+    sources = open_sources(lock_file.parent, registries_file, quotas, tree_root)
     outcome = fill("sync", read_lock(lock_file), tree_root, sources, jobs, dry_run=dry_run)
     if as_json:
         print_json(outcome_row(outcome, dry_run=dry_run) | {"quotas": quota_rows(quotas)})

@@ -9,22 +9,21 @@ import click
 from seawall.digest import Digest
 from seawall.errors import ExitCode, InputError
 from seawall.lock import read_lock
-from seawall.quota import Quota
 from seawall.reference import Reference, parse_location
-from seawall.registries import RegistriesConf
 from seawall.repair import Failure, Spare, Step, plan_repair, repair
 from seawall.scrub import ScrubReport, scrub
 from seawall.server_url import check_url
-from seawall.sources import Sources, opener
+from seawall.sources import Sources
 from seawall.terminal import readable, watch
-from seawall.tree import INCOMING, Tree
+from seawall.tree import Tree
 from seawall.writer import hold
 
 if TYPE_CHECKING:
     from seawall.probe import ProbeReport
 
 from seawall.commands.options import PATH, as_json_option, jobs_option, plain_http_option, registries_option
-from seawall.commands.output import count, print_json, tell, verdict
+from seawall.commands.output import count, print_json, verdict
+from seawall.commands.sources import open_sources
 
 
 @click.command("verify")
@@ -86,9 +85,7 @@ def command(
         report = scrub(Tree.existing(Path(where)), progress, jobs)
     if repairs:
         spares = [Spare(parse_location(text, "--from"), plain_http) for text in spare_texts]
-        quotas: dict[str, Quota] = {}
-        registries = RegistriesConf.load(registries_file)
-        sources = Sources(Path.cwd(), opener(None, quotas, Path(where) / INCOMING, registries, tell), quotas, tell)
+        sources = open_sources(Path.cwd(), registries_file, {}, Path(where))
         _repair(Path(where), report, sources, spares, dry_run=dry_run, as_json=as_json, jobs=jobs)
     if as_json:
         print_json(_scrub_row(report))
