@@ -24,16 +24,16 @@ _NAMES_SHOWN = 10
 
 
 class MadeImages:
-    """The images that one run made, with their blobs; may be used by several threads."""
+    """The images that one run made, with their blobs: what the sources below have in common."""
 
-    def __init__(self, where: str, spool: Spool) -> None:
-        self._where = where
+    def __init__(self, name: str, spool: Spool) -> None:
+        self._name = name
         self._spool = spool
         self._manifests: dict[Digest, tuple[bytes, str]] = {}
         self._configs: dict[Digest, bytes] = {}
         self._layers: dict[Digest, Extent] = {}
 
-    def add(self, image: MadeImage) -> Descriptor:
+    def _add(self, image: MadeImage) -> Descriptor:
         """Take *image* in; return the descriptor of its manifest."""
         self._configs[Digest.of(image.config)] = image.config
         self._layers |= {layer.extent.digest: layer.extent for layer in image.layers}
@@ -41,41 +41,45 @@ class MadeImages:
         return image.manifest.descriptor
 
     def manifest(self, digest: Digest) -> tuple[bytes, str]:
-        """Return bytes and media type of the manifest *digest*.
+        """Return bytes and media type of the manifest *digest*, of an image whose tag was resolved.
 
         Raises:
-            NotFoundError: no image that was made has it.
+            NotFoundError: there is none.
         """
         if digest not in self._manifests:
             raise NotFoundError(
-                f"{self._where}@{digest}", "is not what its images become here", "name it by its tag instead"
+                f"{self._name}@{digest}", "is not what its images become here", "name it by its tag instead"
             )
         return self._manifests[digest]
 
-    def blob(self, blob: Descriptor, start: int) -> Iterator[bytes]:
-        """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB.
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:  # noqa: ARG002 - as every source has it
+        """Return nothing: the manifests are made here, and nobody can refer to them."""
+        return ()
+
+    def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of *blob* from *start* on, in pieces of at most 1 MiB, of an image whose tag was resolved.
 
         Raises:
-            NotFoundError: no image that was made has it.
+            NotFoundError: there is none.
         """
         if blob.digest in self._layers:
             return self._spool.read(self._layers[blob.digest], start)
         if blob.digest in self._configs:
             return iter((self._configs[blob.digest][start:],))
-        raise NotFoundError(f"{self._where}@{blob.digest}", "is no blob of its images", "run seawall lock again")
+        raise NotFoundError(f"{self._name}@{blob.digest}", "is no blob of its images", "run seawall lock again")
 
 
-class EngineSource:
+class EngineSource(MadeImages):
     """Images of the local Docker engine; may be used by several threads.
 
     An image is exported and compressed when its tag is first resolved, once in a run.
     """
 
     def __init__(self, location: EngineLocation, engine: Engine, packing: Packing) -> None:
+        super().__init__(str(location), packing.spool)
         self._location = location
         self._engine = engine
         self._packing = packing
-        self._made = MadeImages(str(location), packing.spool)
         self._resolved: dict[str, Descriptor] = {}
         self._mutex = threading.Lock()
 
@@ -93,32 +97,12 @@ class EngineSource:
         image_id = self._engine.image_id(f"{self._location.name}:{tag}" if tag else self._location.name)
         with self._mutex:
             if image_id not in self._resolved:
-                self._resolved[image_id] = self._made.add(self._export(image_id))
+                self._resolved[image_id] = self._add(self._export(image_id))
             return self._resolved[image_id]
 
     def tags(self) -> tuple[str, ...]:
         """Return the tags that the engine has of this name."""
         return self._engine.tags(self._location.name)
-
-    def manifest(self, digest: Digest) -> tuple[bytes, str]:
-        """Return bytes and media type of the manifest *digest*, of an image whose tag was resolved.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        return self._made.manifest(digest)
-
-    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:  # noqa: ARG002 - as every source has it
-        """Return nothing: the manifests are made here, and nobody can refer to them."""
-        return ()
-
-    def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
-        """Yield the bytes of *blob* from *start* on, of an image whose tag was resolved.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        return self._made.blob(blob, start)
 
     def _export(self, image_id: str) -> MadeImage:
         where = f"{self._location} ({image_id})"
@@ -130,17 +114,17 @@ class EngineSource:
         return made_image(images[0], contents)
 
 
-class DockerArchiveSource:
+class DockerArchiveSource(MadeImages):
     """Images of an archive that ``docker save`` or skopeo wrote; may be used by several threads.
 
     An image is read and compressed when its tag is first resolved, once in a run.
     """
 
     def __init__(self, location: DockerArchiveLocation, packing: Packing) -> None:
+        super().__init__(str(location), packing.spool)
         self._location = location
         self._where = str(location.path)
         self._packing = packing
-        self._made = MadeImages(str(location), packing.spool)
         self._contents: Contents | None = None
         self._resolved: dict[ArchivedImage, Descriptor] = {}
         self._mutex = threading.Lock()
@@ -160,7 +144,7 @@ class DockerArchiveSource:
             image = self._found(tag)
             if image not in self._resolved:
                 contents = self._read(frozenset(map(self._index().resolved, image.layers)))
-                self._resolved[image] = self._made.add(made_image(image, contents))
+                self._resolved[image] = self._add(made_image(image, contents))
             return self._resolved[image]
 
     def tags(self) -> tuple[str, ...]:
@@ -171,26 +155,6 @@ class DockerArchiveSource:
         """
         with self._mutex:
             return tuple(sorted(self._named()))
-
-    def manifest(self, digest: Digest) -> tuple[bytes, str]:
-        """Return bytes and media type of the manifest *digest*, of an image whose tag was resolved.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        return self._made.manifest(digest)
-
-    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:  # noqa: ARG002 - as every source has it
-        """Return nothing: the manifests are made here, and nobody can refer to them."""
-        return ()
-
-    def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
-        """Yield the bytes of *blob* from *start* on, of an image whose tag was resolved.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        return self._made.blob(blob, start)
 
     def _found(self, tag: str) -> ArchivedImage:
         where = f"{self._location}:{tag}" if tag else str(self._location)
