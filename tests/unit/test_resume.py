@@ -124,6 +124,18 @@ def test_the_next_run_goes_on_where_a_failed_one_stopped(at: int, download: Down
     assert download.registry.bytes_sent == download.least_bytes + len(download.image.content)
 
 
+def test_the_next_run_goes_on_with_what_the_failure_of_another_blob_stopped(download: Download) -> None:
+    config = download.image.manifest.blobs[0].digest
+    download.registry.misbehave(Fault(on=download.blob.digest, die_after=SIZE // 2, stall=1.0))
+    download.registry.misbehave(Fault(on=config, wrong_bytes=True, stall=0.3))
+    assert "other bytes" in download.fails().err
+    assert [left.name for left in (download.site.root / INCOMING).iterdir()] == [download.partial.name]
+    size = download.partial.stat().st_size
+    download.registry.requests.clear()
+    download.succeeds()
+    assert download.ranges() == [f"bytes={size}-"]
+
+
 def test_the_run_after_a_kill_asks_only_for_the_rest(download: Download) -> None:
     half = SIZE // 2
     download.registry.misbehave(Fault(on=download.blob.digest, die_after=half, stall=60))
