@@ -554,7 +554,8 @@ def test_ansible_tells_no_secret(site: Site) -> None:
 def test_the_logs_hold_no_secret(site: Site, host: Host) -> None:
     host.run("nginx", "-s", "reopen")  # writes what was kept back
     access = host.run("sh", "-c", "cat /var/log/nginx/access.log").stdout
-    assert "GET /token" in access
+    assert '"path":"/token"' in access
+    assert '"user":"alice"' in access
     assert_silent(site, access)
     assert_silent(site, host.run("sh", "-c", "cat /var/log/nginx/error.log").stdout)
 
