@@ -31,7 +31,7 @@ def render(folder: Path, tree: Path, variables: Mapping[str, Any] | None = None)
 
     `variables` are those of an inventory; the roles' own defaults hold for the rest.
     """
-    _read_plugins()
+    read_plugins()
     loader = DataLoader()
     known: dict[str, Any] = {}
     for role in ROLES:
@@ -51,7 +51,8 @@ def render(folder: Path, tree: Path, variables: Mapping[str, Any] | None = None)
 
 
 @cache
-def _read_plugins() -> None:
+def read_plugins() -> None:
+    """Let Ansible find its plugins; it may be told so once."""
     init_plugin_loader()
 
 
