@@ -1,6 +1,7 @@
 """The role `client`: the engines of two Debian releases pull from the origin, and from nobody else."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -38,7 +39,7 @@ def declare(site: Rollout, **variables: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def settled(site: Rollout, client: Host, url: str, host: Host, upstream: Upstream, samples: Samples) -> Run:
+def settled(site: Rollout, client: Host, url: str, host: Host, upstream: Upstream, samples: Samples) -> Iterator[Run]:
     """The machine, set up to pull the images of Docker Hub from the origin and from nowhere else."""
     image = samples.layers
     host.run(
@@ -60,7 +61,10 @@ def settled(site: Rollout, client: Host, url: str, host: Host, upstream: Upstrea
     assert run.code == 0, run.output
     # From here on the machine has no way out of the lab, and notes who wants one.
     client.run("iptables", "-I", "OUTPUT", "!", "-d", "198.18.0.0/24", "!", "-o", "lo", "-j", "REJECT")
-    return run
+    yield run
+    # Other tests of this origin want to know that it has no such name.
+    name = f"docker.io/{image.repository}:{image.tag}"
+    host.run("runuser", "-u", "seawall", "--", "seawall", "rm", "/srv/seawall", name)
 
 
 def attempts(client: Host) -> int:
