@@ -50,6 +50,27 @@ def render(folder: Path, tree: Path, variables: Mapping[str, Any] | None = None)
     return folder / "nginx.conf"
 
 
+def render_endpoint(folder: Path, variables: Mapping[str, Any]) -> Path:
+    """Write the configuration of an endpoint into `folder`, and return its `nginx.conf`.
+
+    `variables` are those of an inventory; the roles' own defaults hold for the rest.
+    """
+    _read_plugins()
+    loader = DataLoader()
+    known: dict[str, Any] = {}
+    for role in ("nginx_base", "endpoint"):
+        for part in ("defaults", "vars"):
+            known |= loader.load_from_file(str(TOP / "roles" / role / part / "main.yml"), trusted_as_template=True)
+    known |= {"__endpoint_http2_directive": False, "__endpoint_ocsp": False, **variables}
+    templates = TOP / "templates/nginx"
+    templar = Templar(loader, variables=known).copy_with_new_env(searchpath=[str(templates)])
+    for source, target in (("nginx.conf.j2", "nginx.conf"), ("endpoint.conf.j2", "seawall/endpoint.conf")):
+        path = folder / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(templar.template(trust_as_template((templates / source).read_text())))
+    return folder / "nginx.conf"
+
+
 @cache
 def read_plugins() -> None:
     """Let Ansible find its plugins; it may be told so once."""

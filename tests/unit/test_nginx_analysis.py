@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.rendered import render
+from lab.rendered import render, render_endpoint
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -72,6 +72,44 @@ def test_the_configuration_has_no_findings_but_those_accepted(variant: str, tmp_
     assert unknown == []
     unused = set(accepted) - {row["plugin"] for row in found}
     assert not unused, f"these are found no more: take them off the list: {unused}"
+
+
+ENDPOINTS: dict[str, dict[str, Any]] = {
+    "endpoint": {
+        "endpoint_namespaces": [
+            {"prefix": "team-a", "target": "https://cdn.example/images", "blobs": "https://bucket.example:8443"},
+            {"prefix": "k8s", "target": "https://k8s.example", "as": ""},
+            {"prefix": "", "target": "https://origin.example"},
+        ],
+    },
+    "endpoint that fetches": {
+        "endpoint_namespaces": [
+            {"prefix": "team-a", "target": "https://cdn.example/images", "proxy": True},
+            {"prefix": "docker.io/library", "target": "http://192.0.2.1:5000", "as": "hub"},
+        ],
+        "endpoint_proxy_user_agents": ["^old/"],
+        "endpoint_tls_certificate": "/etc/ssl/endpoint.pem",
+        "endpoint_tls_certificate_key": "/etc/ssl/endpoint.key",
+    },
+}
+
+ACCEPTED_OF_ENDPOINTS: dict[str, dict[str, str]] = {
+    "endpoint": {},
+    "endpoint that fetches": {
+        "hsts_header": "each location says it, as with the origin",
+        "missing_resolver": "every name there is that of an upstream, which nginx looks up when it starts",
+    },
+}
+"""As above."""
+
+
+@pytest.mark.parametrize("variant", ENDPOINTS)
+def test_an_endpoints_configuration_has_no_findings_but_those_accepted(variant: str, tmp_path: Path) -> None:
+    main_file = render_endpoint(tmp_path, ENDPOINTS[variant])
+    gixy = Path(sys.executable).with_name("gixy")
+    ran = subprocess.run([gixy, "--format=json", main_file], check=False, capture_output=True, text=True)
+    found = {f"{row['plugin']}: {row['reason']} ({row['line']})" for row in json.loads(ran.stdout)}
+    assert {row.partition(":")[0] for row in found} == set(ACCEPTED_OF_ENDPOINTS[variant]), found
 
 
 def test_the_analysis_reads_the_whole_of_it_and_can_fail(tmp_path: Path) -> None:
