@@ -40,7 +40,8 @@ def test_the_top_folder_is_as_the_owner_fixed_it() -> None:
     top = {line.split("/")[0] for line in tracked.splitlines() if not line.startswith(".")}
     folders = {"docs", "inventory", "playbooks", "roles", "templates", "tests", "tools"}
     files = {"LICENSE", "Makefile", "README.md", "ansible.cfg", "pyproject.toml", "site.yml"}
-    assert top == folders | files | {"requirements.in", "requirements.txt"}
+    of_the_collection = {"galaxy.yml", "meta"}
+    assert top == folders | files | of_the_collection | {"requirements.in", "requirements.txt"}
 
 
 def test_the_site_holds_imports_only() -> None:
