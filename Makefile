@@ -93,7 +93,7 @@ lint: $(VENV)/installed-tests ## look at the code without running it
 
 .PHONY: test-unit
 test-unit: $(VENV)/installed-tests ## test the tool, and the project's own rules
-	$(PYTEST) tests/unit
+	$(PYTEST) --numprocesses auto --dist worksteal tests/unit
 
 .PHONY: test-e2e
 test-e2e: $(VENV)/installed-tests ## test real hosts, nginx, registries and clients (as root)

@@ -50,12 +50,14 @@ def tool() -> Iterator[ForkServer]:
         yield server
 
 
-@pytest.mark.parametrize(
-    ("prepare", "moments"),
-    [(a_sync, 200), (a_rollback, 200), (a_prune, 200), (an_add, 30), (an_rm, 30), (a_tag, 30), (an_unbundle, 30)],
-)
+# 200 moments of a sync, a rollback and a prune, in parts that can be tried side by side; 30 of each of the others.
+MOMENTS = [(prepare, part, 50) for prepare in (a_sync, a_rollback, a_prune) for part in range(4)]
+MOMENTS += [(prepare, 0, 30) for prepare in (an_add, an_rm, a_tag, an_unbundle)]
+
+
+@pytest.mark.parametrize(("prepare", "part", "moments"), MOMENTS)
 def test_killed_at_any_moment_the_tree_serves_what_it_served_and_the_next_run_finishes(
-    prepare: Prepare, moments: int, site: Site, registry: FakeRegistry, tool: ForkServer
+    prepare: Prepare, part: int, moments: int, site: Site, registry: FakeRegistry, tool: ForkServer
 ) -> None:
     arguments = prepare(site, registry)
     assert site.scrubbed() == []
@@ -76,7 +78,7 @@ def test_killed_at_any_moment_the_tree_serves_what_it_served_and_the_next_run_fi
     assert site.scrubbed() == []
     before, after = holds(start), holds(site.root)
     assert served(before) != served(after)
-    dice = random.Random(moments)  # noqa: S311
+    dice = random.Random(part)  # noqa: S311
     kills = strikes = 0
     while kills < moments:
         begin()
