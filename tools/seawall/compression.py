@@ -9,11 +9,13 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Literal, cast, get_args
+from typing import IO, TYPE_CHECKING, Literal, cast, get_args
 
 from seawall.errors import SourceError
 from seawall.pieces import Pieces
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Compression = Literal["gzip", "zstd"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
@@ -46,6 +48,8 @@ def compressed(pieces: Iterable[bytes], compression: Compression, workers: int |
         compression: the format; each block becomes a gzip member (RFC 1952, 2.2) or a Zstandard frame (RFC 8878, 3).
         workers: how many threads compress; as many as there are processors, and at most 8, if left out.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only those who compress wait for it
+
     workers = min(workers or len(os.sched_getaffinity(0)), _WORKERS_MAX)
     compress = _compressor(compression)
     under_way: deque[Future[bytes]] = deque()

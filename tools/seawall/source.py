@@ -6,6 +6,9 @@ from typing import Protocol
 from seawall.digest import Digest
 from seawall.manifest import Descriptor
 
+DEFAULT_JOBS = 6
+"""Blobs that are fetched at a time: enough to fill a line that is shared among connections."""
+
 
 class Source(Protocol):
     """One repository that images come from.

@@ -17,14 +17,11 @@ from seawall.plan import BlobFetch, Plan, TreeState, make_plan
 from seawall.progress import Progress
 from seawall.referrer_list import Row
 from seawall.releasing import Change, announce, make_release
-from seawall.source import Source
+from seawall.source import DEFAULT_JOBS, Source
 from seawall.sources import Sources
 from seawall.subset import parse_platforms, subset
 from seawall.tree import Tree
 from seawall.writer import TreeWriter
-
-DEFAULT_JOBS = 6
-"""Blobs that are fetched at a time: enough to fill a line that is shared among connections."""
 
 _TRIES = 3
 _PAUSE = 1.0

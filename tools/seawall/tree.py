@@ -24,15 +24,19 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from seawall.digest import Digest
 from seawall.errors import InputError, TreeError
-from seawall.lock import Lock, parse_lock
 from seawall.manifest import Manifest, parse_manifest
 from seawall.media_type import BY_KIND, MANIFEST_KINDS, ManifestKind
 from seawall.reference import Reference, listed_subject
 from seawall.referrer_list import Row, read_rows
 from seawall.release import Release, parse_release
+
+if TYPE_CHECKING:
+    # What reads a lock takes a tenth of a second to start: only who reads one waits for it.
+    from seawall.lock import Lock
 
 CONTENT = "content"
 BLOBS = f"{CONTENT}/blobs/sha256"
@@ -272,13 +276,15 @@ class Tree:
 
     # The record.
 
-    def applied_locks(self) -> dict[str, Lock]:
+    def applied_locks(self) -> "dict[str, Lock]":
         """Return each lock by its name, as it was last applied."""
         names = sorted(path.name.removesuffix(".lock") for path in (self.root / LOCKS).glob("*.lock"))
         return {name: lock for name in names if (lock := self.applied_lock(name)) is not None}
 
-    def applied_lock(self, name: str) -> Lock | None:
+    def applied_lock(self, name: str) -> "Lock | None":
         """Return the lock *name* as it was last applied, or None where it never was."""
+        from seawall.lock import parse_lock  # noqa: PLC0415 - as above
+
         path = self.root / LOCKS / f"{name}.lock"
         try:
             return parse_lock(self.read(path), str(path)) if path.exists() else None

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from seawall.commands.output import count, tag_move_line, tag_move_row
+from seawall.commands.output import count, tag_move_line, tag_move_row, unchanged_line, unchanged_row
 from seawall.lock import Lock
 from seawall.plan import Plan
 from seawall.sources import Sources
@@ -40,8 +40,7 @@ def print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
         click.echo(line)
     plan = outcome.plan
     if plan.is_empty:
-        of = f" of the lock {plan.lock.name!r}" if plan.by == "sync" else ""
-        click.echo(f"{root}: unchanged, serves {count(len(plan.lock.pins), 'tag')}{of}")
+        click.echo(unchanged_line(root, len(plan.lock.pins), plan.lock.name if plan.by == "sync" else None))
         return
     release = f"release {outcome.release}: " if outcome.release else ""
     would = "would be: " if dry_run else ""
@@ -54,9 +53,8 @@ def print_outcome(outcome: Outcome, root: Path, *, dry_run: bool) -> None:
 def outcome_row(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
     """Return *outcome* as JSON has it."""
     plan = outcome.plan
-    return {
+    return unchanged_row(dry_run=dry_run) | {
         "changed": outcome.changed,
-        "dry_run": dry_run,
         "release": outcome.release,
         "requests": outcome.requests,
         "fetched": [{"digest": str(fetch.blob.digest), "size": fetch.blob.size} for fetch in plan.fetches],

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from seawall.compression import COMPRESSIONS
-from seawall.sync import DEFAULT_JOBS
+from seawall.source import DEFAULT_JOBS
 
 PATH = click.Path(path_type=Path)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")

@@ -1,15 +1,19 @@
 """What several commands print in the same words."""
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from seawall.describe import Description
 from seawall.digest import Digest
-from seawall.lock import Move
 from seawall.quota import Quota
-from seawall.release import TagMove
+
+if TYPE_CHECKING:
+    # Only their names are wanted, and not every command that prints has them to print.
+    from seawall.describe import Description
+    from seawall.lock import Move
+    from seawall.release import TagMove
 
 
 def print_json(document: Any) -> None:
@@ -42,19 +46,30 @@ def verdict(faults: int) -> str:
     return "all holds" if not faults else count(faults, "fault")
 
 
-def move_row(move: Move) -> dict[str, Any]:
+def move_row(move: "Move") -> dict[str, Any]:
     """Return a difference of two locks as JSON has it."""
     return {"reference": str(move.reference), "before": text(move.old), "after": text(move.new)}
 
 
-def tag_move_row(move: TagMove) -> dict[str, Any]:
+def tag_move_row(move: "TagMove") -> dict[str, Any]:
     """Return a move of a release as JSON has it."""
     return {"reference": str(move.reference), "before": text(move.before), "after": text(move.after)}
 
 
-def tag_move_line(move: TagMove) -> str:
+def tag_move_line(move: "TagMove") -> str:
     """Return a move of a release as a dry run prints it."""
     return f"move {move.reference} {short(move.before)} -> {short(move.after)}"
+
+
+def unchanged_row(*, dry_run: bool) -> dict[str, Any]:
+    """Return as JSON that a tree was filled with nothing, because it has all."""
+    row: dict[str, Any] = {"changed": False, "dry_run": dry_run, "release": None, "requests": 0}
+    return row | {"fetched": [], "stored": [], "moved": [], "referrers": []}
+
+
+def unchanged_line(root: Path, tags: int, lock: str | None) -> str:
+    """Return a line which says that the tree at *root* serves all *tags* already; *lock* names them, if one does."""
+    return f"{root}: unchanged, serves {count(tags, 'tag')}" + (f" of the lock {lock!r}" if lock else "")
 
 
 def print_quotas(quotas: dict[str, Quota]) -> None:
@@ -71,7 +86,7 @@ def quota_rows(quotas: dict[str, Quota]) -> list[dict[str, Any]]:
     ]
 
 
-def description_row(description: Description) -> dict[str, Any]:
+def description_row(description: "Description") -> dict[str, Any]:
     """Return a tag of a tree as JSON has it."""
     return {
         "reference": str(description.reference),
