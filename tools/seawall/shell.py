@@ -7,6 +7,7 @@ all of them fall with it.
 import contextlib
 import subprocess
 import threading
+from functools import cache
 from pathlib import Path
 
 from seawall.errors import SeawallError, TransientError, TreeError
@@ -122,7 +123,16 @@ def refused(where: str, said: str) -> TreeError:
 
 def dying_with_us(command: tuple[str, ...]) -> tuple[str, ...]:
     """Return *command* so that it ends when this process does, however that ends, where the system can do so."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(("setpriv", "--pdeathsig", "KILL", "true"), check=True, capture_output=True)  # noqa: S607
-        return ("setpriv", "--pdeathsig", "KILL", *command)
-    return command
+    return ("setpriv", "--pdeathsig", "KILL", *command) if _can_die_with_us() else command
+
+
+@cache
+def _can_die_with_us() -> bool:
+    try:
+        return not subprocess.run(
+            ("setpriv", "--pdeathsig", "KILL", "true"),  # noqa: S607
+            check=False,
+            capture_output=True,
+        ).returncode
+    except OSError:
+        return False
