@@ -31,7 +31,8 @@ class SshRun:
 
     @property
     def command(self) -> str:
-        return self.arguments[-1]
+        """What the host's shell reads: all that follows the host, as ssh puts it together."""
+        return " ".join(self.arguments[self.arguments.index("--") + 2 :])
 
     def option(self, name: str) -> str | None:
         return self.arguments[self.arguments.index(name) + 1] if name in self.arguments else None
@@ -162,10 +163,10 @@ def _main(folder: Path, arguments: list[str]) -> None:
     if "noise" in faults:
         sys.stdout.write(faults["noise"])
         sys.stdout.flush()
-    if "-s" in arguments:
+    if "-s" in arguments[: arguments.index("--")]:
         _Server(faults, sys.stdin.buffer, sys.stdout.buffer).serve()
     else:
-        os.execv("/bin/sh", ["sh", "-c", arguments[-1]])  # noqa: S606 - as sshd does it
+        os.execv("/bin/sh", ["sh", "-c", SshRun(arguments).command])  # noqa: S606 - as sshd does it
 
 
 if __name__ == "__main__":

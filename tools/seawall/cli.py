@@ -22,6 +22,7 @@ COMMANDS = (
     "lock",
     "ls",
     "prune",
+    "publish",
     "pull",
     "push",
     "releases",

@@ -147,7 +147,12 @@ def private_text(tree: Tree) -> str:
 
 def private_prefixes(tree: Tree) -> tuple[str, ...]:
     """Return the prefixes of the repositories that the catalog leaves out."""
-    return tuple(line.strip().strip("/") for line in private_text(tree).splitlines() if line.strip())
+    return parse_prefixes(private_text(tree))
+
+
+def parse_prefixes(text: str) -> tuple[str, ...]:
+    """Return the prefixes that the file ``private`` names with *text*."""
+    return tuple(line.strip().strip("/") for line in text.splitlines() if line.strip())
 
 
 def is_private(repository: str, prefixes: Iterable[str]) -> bool:

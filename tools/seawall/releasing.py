@@ -15,6 +15,9 @@ from seawall.release import Release, TagMove, repositories_of, undoing
 from seawall.tree import StoredManifest, Tree
 from seawall.writer import TreeWriter
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+"""How a release record tells the time: ISO 8601, UTC, in seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -35,6 +38,8 @@ class Change:
     """Lists to write anew, whatever moves."""
     referrers: tuple[tuple[str, Digest], ...] = ()
     """Repositories with manifests that come into their lists of referrers."""
+    time: str = ""
+    """What its record is to say when it was begun, as :attr:`Release.time`; empty: now."""
 
     def __post_init__(self) -> None:
         """Raise InputError if a staged name would name something else than what it is made from."""
@@ -48,8 +53,13 @@ class Change:
         return not (self.moves or self.applies or self.pending or self.lists or self.referrers)
 
 
-def plan_rollback(tree: Tree, number: int) -> Change:
+def plan_rollback(tree: Tree, number: int, time: str = "") -> Change:
     """Return what brings the tags of *tree* back to how they were right after release *number* (0: before the first).
+
+    Args:
+        tree: the tree.
+        number: the release.
+        time: what the record is to say, so that copies of a tree that are rolled back one by one stay copies.
 
     Raises:
         InputError: there was no such release, or what it served is not in the tree any more.
@@ -66,7 +76,7 @@ def plan_rollback(tree: Tree, number: int) -> Change:
     moves = tuple(move for move in moves if listed_subject(move.tag) is None)
     for move in moves:
         _require_served(tree, move)
-    return Change("rollback", moves, pending=pending)
+    return Change("rollback", moves, pending=pending, time=time)
 
 
 def plan_tag(tree: Tree, source: Reference, tag: str) -> Change:
@@ -189,7 +199,7 @@ def write_stale_lists(stale: StaleLists, writer: TreeWriter) -> None:
 
 def _release_of(change: Change, tree: Tree) -> Release:
     """Return the release that records *change*, with the moves that an interrupted one really made."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = change.time or datetime.now(UTC).strftime(TIME_FORMAT)
     name = change.lock.name if change.lock else ""
     release = Release(tree.last_release() + 1, now, change.by, name, change.moves, change.referrers)
     release = release.over(change.pending)

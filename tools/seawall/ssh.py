@@ -87,35 +87,29 @@ _DIAGNOSES: tuple[tuple[str, type[SeawallError], str, str], ...] = (
 )
 
 
-class SshProcess:
-    """A running ssh, and what it said on its stderr.
+class Running:
+    """A running program, and what it said on its stderr.
 
     Args:
-        place: whose host to connect to.
-        command: what to run there, as its shell is to read it.
-        subsystem: ask for a subsystem of that name instead.
+        arguments: the program and its arguments.
 
     Raises:
-        SourceError: this machine has no ssh.
+        OSError: it cannot be run.
     """
 
-    def __init__(self, place: SshPlace, command: str, *, subsystem: bool = False) -> None:
-        self._place = place
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - no shell sees it
-                _arguments(place, command, subsystem=subsystem),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # A Ctrl-C is for this process, which then ends the connection.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SourceError(str(place), f"ssh cannot be run ({error.strerror})", "install OpenSSH's client") from None
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - no shell sees it
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # A Ctrl-C is for this process, which then ends the program.
+            start_new_session=True,
+        )
         self.stdin = cast(BinaryIO, self._process.stdin)
         self.stdout = cast(BinaryIO, self._process.stdout)
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._reader = threading.Thread(target=self._listen, name="ssh-stderr", daemon=True)
+        self._reader = threading.Thread(target=self._listen, name="stderr", daemon=True)
         self._reader.start()
 
     def end(self, seconds: float = CONNECT_TIMEOUT) -> int:
@@ -143,6 +137,34 @@ class SshProcess:
         lines = [line for line in self._lines if line]
         return lines[-1][:_SAID_CHARACTERS] if lines else ""
 
+    def _listen(self) -> None:
+        stderr = cast(BinaryIO, self._process.stderr)
+        with stderr:
+            while line := stderr.readline(_LINE_BYTES):
+                text = line.decode("utf-8", "replace")
+                self._lines.append(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
+
+
+class SshProcess(Running):
+    """A running ssh.
+
+    Args:
+        place: whose host to connect to.
+        command: what to run there, as its shell is to read it.
+        subsystem: ask for a subsystem of that name instead.
+        options: more options of ssh(1).
+
+    Raises:
+        SourceError: this machine has no ssh.
+    """
+
+    def __init__(self, place: SshPlace, command: str, *, subsystem: bool = False, options: Sequence[str] = ()) -> None:
+        self._place = place
+        try:
+            super().__init__((*arguments(place, (*options, *(("-s",) if subsystem else ()))), command))
+        except OSError as error:
+            raise SourceError(str(place), f"ssh cannot be run ({error.strerror})", "install OpenSSH's client") from None
+
     def failure(self, where: str) -> SeawallError:
         """Return the error of an ssh that could not connect, or whose connection broke."""
         said = "\n".join(self._lines)
@@ -152,21 +174,15 @@ class SshProcess:
         what = f"the connection to {self._place.host} ended" + (f" ({self.said})" if self.said else "")
         return TransientError(where, what, "check that ssh with BatchMode=yes connects")
 
-    def _listen(self) -> None:
-        stderr = cast(BinaryIO, self._process.stderr)
-        with stderr:
-            while line := stderr.readline(_LINE_BYTES):
-                text = line.decode("utf-8", "replace")
-                self._lines.append(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
-
 
 def remote_command(program: str, *words: str) -> str:
     """Return what a POSIX shell reads as *program*, itself a piece of shell, with *words* as its arguments."""
     return " ".join((program, *map(shlex.quote, words)))
 
 
-def _arguments(place: SshPlace, command: str, *, subsystem: bool) -> Sequence[str]:
+def arguments(place: SshPlace, options: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the ssh that connects to the host of *place*, with *options*; what is to run there follows."""
     user = ("-l", place.user) if place.user else ()
     port = ("-p", str(place.port)) if place.port is not None else ()
     # What follows -- is no option, whatever it is called.
-    return ("ssh", *_OPTIONS, *user, *port, *(("-s",) if subsystem else ()), "--", place.host, command)
+    return ("ssh", *_OPTIONS, *user, *port, *options, "--", place.host)

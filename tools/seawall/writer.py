@@ -432,7 +432,8 @@ def _is_useful(leftover: Path, tree: Tree) -> bool:
     except InputError:
         return False
     found = leftover.lstat()
-    is_partial = leftover.name.endswith(_PARTIAL) and stat.S_ISREG(found.st_mode) and found.st_size > 0
+    # A publish of another host leaves it under its bare name, which is how rsync keeps what it is to take up.
+    is_partial = stat.S_ISREG(found.st_mode) and found.st_size > 0
     # By the time of the last change to the file, which unlike its modification time nobody sets.
     is_fresh = abs(time.time() - found.st_ctime) < PARTIAL_KEPT
     return is_partial and is_fresh and tree.blob_size(digest) is None
