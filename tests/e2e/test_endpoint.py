@@ -148,6 +148,30 @@ def test_a_row_of_the_page_is_what_nginx_answers(row: Row, asked: str) -> None:
         assert row.status != 405 or answer.headers["Allow"] == "GET, HEAD"
 
 
+def test_a_namespace_may_have_any_name_and_one_row_may_be_for_all_others(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    folder.chmod(0o755)
+    # Words that mean something to nginx where its maps are written.
+    names = ["default", "include", "hostnames", "volatile", "a/b/c/d", "a"]
+    spaces = [{"prefix": name, "target": f"http://t{number}.example"} for number, name in enumerate(names)]
+    spaces.append({"prefix": "", "target": "http://rest.example", "as": "mirror"})
+    listen = "127.0.0.1:18072"
+    known = {"endpoint_namespaces": spaces, "endpoint_listen": [listen], "nginx_base_log_dir": str(folder)}
+    with run_nginx(render_endpoint(folder, known), f"http://{listen}/health"):
+        for name, place in [
+            *((f"{name}/app", f"http://t{number}.example/v2/{name}/app") for number, name in enumerate(names)),
+            *((name, f"http://t{number}.example/v2/{name}") for number, name in enumerate(names)),
+            ("a/b/c/app", "http://t5.example/v2/a/b/c/app"),
+            ("other", "http://rest.example/v2/mirror/other"),
+            ("library/alpine", "http://rest.example/v2/mirror/library/alpine"),
+        ]:
+            url = f"http://{listen}/v2/{name}/manifests/1"
+            answer = requests.get(url, timeout=10, allow_redirects=False)
+            assert answer.headers["Location"] == f"{place}/manifests/1"
+
+
 def test_redirects_tell_caches_that_clients_differ(asked: str) -> None:
     answers = [ask(row) for row in rows() if row.number in {12, 17}]
     assert ["Vary" in answer.headers for answer in answers] == [False, True]
