@@ -17,6 +17,7 @@ COMMANDS = (
     "bundle",
     "diff",
     "doctor",
+    "export",
     "inspect",
     "lists",
     "lock",

@@ -8,7 +8,8 @@ class ExitCode(IntEnum):
 
     OK = 0
     DOES_NOT_HOLD = 1
-    """``verify`` found something that is not as it should be, ``diff`` a difference, ``doctor`` a client that fails."""
+    """``verify`` found something that is not as it should be, ``diff`` a difference, ``doctor`` a client that fails,
+    ``export`` a limit of a host."""
     USAGE = 2
     """The command line itself is wrong (the code that click uses)."""
     INPUT = 3
