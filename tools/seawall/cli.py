@@ -25,6 +25,7 @@ COMMANDS = (
     "prune",
     "publish",
     "pull",
+    "purge",
     "push",
     "releases",
     "rm",
