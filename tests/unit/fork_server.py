@@ -9,6 +9,7 @@ tree: each time that it writes, renames, links or removes a file, or connects to
 later, it gets its SIGKILL. A process that has read the whole tool already forks each run.
 """
 
+import gc
 import importlib
 import itertools
 import json
@@ -81,6 +82,8 @@ def serve() -> None:
     for module in pkgutil.walk_packages(seawall.__path__, "seawall."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    # The garbage collector of each run would have to copy all that was read.
+    gc.freeze()
     for line in sys.stdin:
         with tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as steps:
             pid = os.fork()

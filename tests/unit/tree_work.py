@@ -104,14 +104,15 @@ def an_unbundle(site: Site, registry: FakeRegistry) -> Arguments:
 def holds(root: Path) -> Seen:
     """Return all that a tree holds: links with where they lead, content with its hash, records without their time."""
     found: dict[str, object] = {}
+    # Thousands of times in the tests that kill: paths as text, which takes a third of the time.
     for folder, _, names in chain.from_iterable(os.walk(root / top) for top in (V2, CONTENT, LOCKS, RELEASES)):
         for name in names:
-            path = Path(folder, name)
-            if path.is_symlink():
-                what: object = path.readlink()
-            else:
-                what = Digest.of(re.sub(rb'"time": ".*"', b"", path.read_bytes()))
-            found[str(path.relative_to(root))] = what
+            path = f"{folder}/{name}"
+            try:
+                what: object = os.readlink(path)  # noqa: PTH115
+            except OSError:
+                what = Digest.of(re.sub(rb'"time": ".*"', b"", Path(path).read_bytes()))
+            found[path.removeprefix(f"{root}/")] = what
     return found
 
 
