@@ -325,6 +325,19 @@ def test_what_a_publish_said_is_enough(document: dict[str, object], changed: boo
     assert moved.run(*command, "--published", tmp_path / "said.json").code == ExitCode.INPUT
 
 
+def test_what_publish_says_is_what_purge_takes(site: Site, registry: FakeRegistry, tmp_path: Path) -> None:
+    command = ("purge", site.root, "https://images.example", "--at", "nginx", "--dry-run", "--json", "--published")
+    publish(site, registry, "1", generation="old")
+    assert site.run("publish", site.root, tmp_path / "replica").code == 0
+    publish(site, registry, "1", "2", generation="new")
+    for wanted in (MOVED, []):
+        said = site.run("publish", site.root, tmp_path / "replica", "--json")
+        assert said.code == 0, said.err
+        (tmp_path / "said.json").write_text(said.out)
+        ran = site.run(*command, tmp_path / "said.json")
+        assert ran.answer["urls"] == [f"https://images.example{path}" for path in wanted]
+
+
 def test_wrong_words_are_refused_before_anything_is_asked(moved: Site, tmp_path: Path) -> None:
     command = ("purge", moved.root, "https://images.example", "--since", 1)
     for options, code in (
