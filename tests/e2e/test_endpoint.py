@@ -3,12 +3,15 @@
 import http.server
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import requests
+import trustme
 import yaml
 
 from e2e.rollout import TOP, Rollout, make_inventory
@@ -24,7 +27,7 @@ URL = "http://127.0.0.1:18070"
 HEX = "0123456789abcdef" * 4
 ORIGIN = "http://198.18.0.11"
 ENDPOINT = "198.18.0.51"
-PREFIX = "one/name"
+PREFIX, OTHER = "one/name", "elsewhere"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Target(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Docker-Content-Digest", f"sha256:{HEX}")
         self.send_header("Set-Cookie", "session=1")
+        self.send_header("Strict-Transport-Security", "max-age=1")
         if "/tags/list" in self.path:
             self.send_header("Link", '</tree/v2/team-i/app/tags/list?n=2&last=1.1>; rel="next"')
         self.end_headers()
@@ -85,15 +89,26 @@ class Target(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
+@contextmanager
+def serving(context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Let the stand-in answer until the block ends; yield its port."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Target)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    with serving() as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
@@ -210,20 +225,62 @@ def test_no_request_leads_to_where_no_row_does(path: str, asked: str) -> None:
     assert "X-Evil" not in answer.headers
 
 
+def test_over_tls_a_target_is_fetched_from_only_if_its_certificate_holds(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("tls")
+    folder.chmod(0o755)
+    ours, theirs, other = trustme.CA(), trustme.CA(), trustme.CA()
+    for name, issuer in (("endpoint", ours), ("target", theirs)):
+        made = issuer.issue_cert("127.0.0.1", "localhost")
+        made.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{name}.pem"))
+    for name, issuer in (("ours", ours), ("theirs", theirs), ("other", other)):
+        issuer.cert_pem.write_to_path(str(folder / f"{name}.crt"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "target.pem")
+    listen = "127.0.0.1:18078"
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "ours.crt"))
+    with serving(context) as port:
+        for authority, status in (("theirs", 200), ("other", 502)):
+            known = {
+                "endpoint_listen": [listen],
+                "endpoint_tls_certificate": str(folder / "endpoint.pem"),
+                "endpoint_tls_certificate_key": str(folder / "endpoint.pem"),
+                "endpoint_namespaces": [{"prefix": "a", "target": f"https://localhost:{port}", "proxy": True}],
+                "endpoint_proxy_ca": str(folder / f"{authority}.crt"),
+                "nginx_base_log_dir": str(folder),
+            }
+            main_file = render_endpoint(folder / authority, known)
+            with run_nginx(main_file, f"https://{listen}/health"):
+                answer = requests.get(
+                    f"https://{listen}/v2/a/app/manifests/1", verify=str(folder / "ours.crt"), timeout=10
+                )
+            assert answer.status_code == status
+            assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+            assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
+            assert status == 200 or answer.json()["errors"][0]["code"] == "UNAVAILABLE"
+
+
 @pytest.fixture(scope="module")
 def rolled_out(
     engine: Engine,
     host_image: Image,
     lab_network: Network,
     url: str,
+    samples: Samples,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Rollout]:
-    """A host that Ansible made an endpoint: one name for what the origin has, and for what a bare nginx has."""
+    """A host that Ansible made an endpoint: one name for what an origin and another registry have."""
     with Host.start(engine, host_image, "endpoint1", ENDPOINT) as machine:
         folder = make_inventory(
             tmp_path_factory.mktemp("endpoint-inventory"),
             machine,
-            {"endpoint_namespaces": [{"prefix": PREFIX, "target": url, "as": "lab"}]},
+            {
+                "endpoint_namespaces": [
+                    {"prefix": PREFIX, "target": url, "as": "lab"},
+                    {"prefix": OTHER, "target": f"http://{samples.layers.upstream}", "as": ""},
+                ]
+            },
             group="endpoint",
         )
         site = Rollout(folder, engine)
@@ -257,27 +314,22 @@ def test_real_clients_pull_through_the_endpoint(
     machine: Host = request.getfixturevalue(f"client_{suite}")
     image = samples.layers
     name = f"{ENDPOINT}/{PREFIX}/{image.repository.removeprefix('lab/')}"
-    for reference in (f"{name}:{image.tag}", f"{name}@{image.digest}"):
+    references = (f"{name}:{image.tag}", f"{name}@{image.digest}", f"{ENDPOINT}/{OTHER}/{image.repository}:{image.tag}")
+    for reference in references:
         machine.run("sh", "-c", "ctr images ls --quiet | xargs --no-run-if-empty ctr images rm --sync")
         machine.run("ctr", "images", "pull", "--plain-http", "--snapshotter=native", reference)
         machine.run("podman", "rmi", "--all", "--force")
         machine.run("podman", "pull", "--tls-verify=false", reference)
         machine.run("rm", "-rf", "/root/copied")
-        machine.run(
-            "skopeo",
-            "--insecure-policy",
-            "copy",
-            "--src-tls-verify=false",
-            f"docker://{reference}",
-            "dir:/root/copied",
-        )
+        copied = ("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{reference}")
+        machine.run(*copied, "dir:/root/copied")
     tags = machine.run("skopeo", "list-tags", "--tls-verify=false", f"docker://{name}").stdout
     assert image.tag in json.loads(tags)["Tags"]
     # As a person would; the next test that needs it writes its own.
     machine.run("tee", "/etc/docker/daemon.json", stdin=json.dumps({"insecure-registries": [ENDPOINT]}))
     machine.run("systemctl", "restart", "docker")
     try:
-        for reference in (f"{name}:{image.tag}", f"{name}@{image.digest}"):
+        for reference in references:
             machine.run("docker", "image", "prune", "--all", "--force")
             machine.run("docker", "pull", reference)
     finally:
