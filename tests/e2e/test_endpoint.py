@@ -2,8 +2,10 @@
 
 import http.server
 import json
+import os
 import re
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import yaml
 
 from e2e.rollout import TOP, Rollout, make_inventory
 from lab.base import Image
+from lab.command import run
 from lab.engine import Engine
 from lab.host import Host
 from lab.images import Samples
@@ -346,3 +349,10 @@ def test_nothing_of_an_image_goes_through_the_endpoint(rolled_out: Rollout, samp
     blob = requests.get(f"{base}/blobs/{manifest.json()['layers'][0]['digest']}", timeout=10)
     assert blob.url.startswith(ORIGIN)
     assert requests.get(f"http://{ENDPOINT}/v2/other/app/manifests/1.0", timeout=10).status_code == 404
+
+
+def test_the_tool_proves_what_lies_behind(rolled_out: Rollout, samples: Samples) -> None:
+    name = f"{PREFIX}/{samples.oci_index.repository.removeprefix('lab/')}:{samples.oci_index.tag}"
+    environment = {**os.environ, "PYTHONPATH": str(TOP / "tools")}
+    ran = run([sys.executable, "-m", "seawall", "verify", f"http://{ENDPOINT}", name], env=environment)
+    assert "all holds" in ran.stdout

@@ -137,11 +137,16 @@ def _cloudflare(objects: Sequence[Object], _: Sequence[str], blobs_url: str) -> 
             if len(kinds) == 1:
                 rules[f"/{V2}/{repository}/manifests/*"] = _live(*kinds)
             else:
-                rules |= {f"/{one.key}": _live(one.media_type) for one in own}
+                rules |= {_cloudflare_path(one): _live(one.media_type) for one in own}
     texts = _pages(rules)
     if blobs_url:
         texts["_redirects"] = f"/{V2}/*/blobs/:digest {blobs_url}/{V2}/:splat/blobs/:digest 307\n"
     return texts
+
+
+def _cloudflare_path(one: Object) -> str:
+    """Return the path of a rule for *one*: what follows a colon is a placeholder there, so a star stands for it."""
+    return f"/{one.key.replace('/sha256:', '/sha256*').replace('/sha256-', '/sha256*')}"
 
 
 def _check_cloudflare(objects: Sequence[Object], texts: Mapping[str, str]) -> list[Excess]:
@@ -164,13 +169,16 @@ def _check_cloudflare(objects: Sequence[Object], texts: Mapping[str, str]) -> li
         found.append(Excess(f"{_CLOUDFLARE_RULES} header rules", f"{len(paths)} are needed"))
     if any(len(line) > _CLOUDFLARE_LINE for line in lines):
         found.append(Excess(f"lines of {_CLOUDFLARE_LINE} characters in _headers", "there is a longer one"))
-    # A colon and a letter are a placeholder, which fits whatever stands there.
-    taken = [path for path in paths if path.partition("/manifests/sha256:")[2][:1].isalpha()]
-    if taken:
+    types: dict[str, set[str]] = {}
+    for one in objects:
+        if "/manifests/" in one.key:
+            types.setdefault(_cloudflare_path(one), set()).add(one.media_type)
+    both = sorted(path for path, kinds in types.items() if len(kinds) > 1)
+    if both:
         found.append(
             Excess(
-                "no colon before a letter in the path of a rule",
-                f"{len(taken)} rules have one, as {taken[0]}: their repositories have manifests of several types",
+                "no rule for a digest that is none for the list of its referrers",
+                f"{len(both)} would need one, as {both[0]}: that is no index",
             )
         )
     pages = [one.key for one in objects if one.name.endswith(".html")]
