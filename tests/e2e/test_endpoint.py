@@ -23,7 +23,7 @@ from lab.engine import Engine
 from lab.host import Host
 from lab.images import Samples
 from lab.network import Network
-from lab.rendered import render_endpoint, run_nginx
+from lab.rendered import render, render_endpoint, run_nginx
 
 PAGE = TOP / "docs/endpoint.md"
 URL = "http://127.0.0.1:18070"
@@ -188,6 +188,24 @@ def test_a_namespace_may_have_any_name_and_one_row_may_be_for_all_others(
             url = f"http://{listen}/v2/{name}/manifests/1"
             answer = requests.get(url, timeout=10, allow_redirects=False)
             assert answer.headers["Location"] == f"{place}/manifests/1"
+
+
+def test_an_endpoint_and_an_origin_share_a_host(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("shared")
+    folder.chmod(0o755)
+    origin, endpoint = "127.0.0.1:18079", "127.0.0.1:18084"
+    tree = folder / "tree"
+    (tree / "v2").mkdir(parents=True)
+    private = [{"prefix": "team-a", "access": "address", "addresses": ["192.0.2.0/24"]}]
+    logs = {"nginx_base_log_dir": str(folder)}
+    render(folder, tree, {"origin_listen": [origin], "origin_namespaces": private, **logs})
+    rows = [{"prefix": "team-a", "target": "http://elsewhere.example"}]
+    main_file = render_endpoint(folder, {"endpoint_listen": [endpoint], "endpoint_namespaces": rows, **logs})
+    with run_nginx(main_file, f"http://{endpoint}/health"):
+        path = "/v2/team-a/app/manifests/1"
+        assert requests.get(f"http://{origin}{path}", timeout=10).status_code == 403
+        answer = requests.get(f"http://{endpoint}{path}", timeout=10, allow_redirects=False)
+        assert answer.headers["Location"] == f"http://elsewhere.example{path}"
 
 
 def test_redirects_tell_caches_that_clients_differ(asked: str) -> None:
