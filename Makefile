@@ -85,15 +85,23 @@ test: lint test-unit test-e2e test-lab ## run all tests, and install what they n
 
 .PHONY: lint
 lint: $(VENV)/installed-tests ## look at the code without running it
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-ansible lint-python
+
+.PHONY: lint-python
+lint-python:
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+.PHONY: lint-ansible
+lint-ansible:
 	$(VENV)/bin/yamllint --strict .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-lint
 
+# One test more at a time than there are cores: some wait for what does not come.
 .PHONY: test-unit
 test-unit: $(VENV)/installed-tests ## test the tool, and the project's own rules
-	$(PYTEST) --numprocesses auto --dist worksteal tests/unit
+	$(PYTEST) --numprocesses $$(($$(nproc) + 1)) --dist worksteal tests/unit
 
 .PHONY: test-e2e
 test-e2e: $(VENV)/installed-tests ## test real hosts, nginx, registries and clients (as root)
