@@ -85,20 +85,41 @@ test: lint test-unit test-e2e test-lab ## run all tests, and install what they n
 
 .PHONY: lint
 lint: $(VENV)/installed-tests ## look at the code without running it
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-ansible lint-python
+
+.PHONY: lint-python
+lint-python:
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+.PHONY: lint-ansible
+lint-ansible:
 	$(VENV)/bin/yamllint --strict .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-lint
 
+# One test more at a time than there are cores: some wait for what does not come.
 .PHONY: test-unit
 test-unit: $(VENV)/installed-tests ## test the tool, and the project's own rules
-	$(PYTEST) --numprocesses auto --dist worksteal tests/unit
+	$(PYTEST) --numprocesses $$(($$(nproc) + 1)) --dist worksteal tests/unit
+
+# Two sandboxes side by side, because a play keeps hardly more than one core busy: the machines that pull, and a bare one
+# that makes itself an origin, in one; all else, which is about origins, in the other.
+E2E_CLIENTS := $(foreach name,bare client matrix,tests/e2e/test_$(name).py)
 
 .PHONY: test-e2e
 test-e2e: $(VENV)/installed-tests ## test real hosts, nginx, registries and clients (as root)
 	$(AS_ROOT) tests/lab/install
-	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e
+	@echo "Two sandboxes side by side: each prints what it found when it is through"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e-clients test-e2e-origins
+
+.PHONY: test-e2e-clients
+test-e2e-clients:
+	$(SANDBOX) $(PYTEST) --durations=10 $(E2E_CLIENTS)
+
+.PHONY: test-e2e-origins
+test-e2e-origins:
+	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_CLIENTS))
 
 .PHONY: test-lab
 test-lab: $(VENV)/installed-tests ## test the laboratory itself (as root)

@@ -99,8 +99,11 @@ def rehearsed(rollout: Rollout) -> Run:
 
 
 @pytest.fixture(scope="session")
-def provisioned(rehearsed: Run, rollout: Rollout) -> Run:
+def provisioned(request: pytest.FixtureRequest, rollout: Rollout) -> Run:
     """The whole site, rolled out for the first time."""
+    if any("rehearsed" in getattr(test, "fixturenames", ()) for test in request.session.items):
+        # Afterwards it cannot be rehearsed any more.
+        request.getfixturevalue("rehearsed")
     run = rollout.play("site.yml")
     assert run.code == 0, run.output
     return run

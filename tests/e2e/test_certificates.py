@@ -14,7 +14,7 @@ import requests
 import urllib3
 from cryptography import x509
 
-from e2e.rollout import Rollout, Run
+from e2e.rollout import Rollout, Run, configuration_kept
 from lab.acme import Authority
 from lab.host import Host
 from lab.images import Sample
@@ -121,10 +121,10 @@ def blob(url: str, debian_sample: Sample) -> tuple[str, str, int]:
 
 
 @pytest.fixture(scope="module")
-def before(blob: tuple[str, str, int], rollout: Rollout) -> Iterator[None]:
+def before(blob: tuple[str, str, int], host: Host) -> Iterator[None]:
     """Brings the origin back to plain HTTP when the tests of this module are through."""
-    yield
-    assert rollout.play("playbooks/origin.yml").code == 0
+    with configuration_kept(host):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import requests
 import trustme
 
-from e2e.rollout import Rollout, make_inventory, write_variables
+from e2e.rollout import Rollout, configuration_kept, make_inventory, write_variables
 from lab.command import run
 from lab.host import Host
 from lab.images import OCI_INDEX, Samples
@@ -78,15 +78,15 @@ def over_tls(folder: Path, host: Host, rollout: Rollout, samples: Samples) -> It
         "origin_password_rate": 500,
     }
     (folder / "variables.json").write_text(json.dumps(variables))
-    played = rollout.play("playbooks/origin.yml", "--extra-vars", f"@{folder / 'variables.json'}")
-    assert played.code == 0, played.output
-    yield Way({"url": f"https://{ORIGIN}", "ca": (folder / "ca.crt").read_text()}, folder)
-    assert rollout.play("playbooks/origin.yml").code == 0
+    with configuration_kept(host):
+        played = rollout.play("playbooks/origin.yml", "--extra-vars", f"@{folder / 'variables.json'}")
+        assert played.code == 0, played.output
+        yield Way({"url": f"https://{ORIGIN}", "ca": (folder / "ca.crt").read_text()}, folder)
 
 
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
-def client(request: pytest.FixtureRequest, way: Way) -> Iterator[Host]:
-    """A machine that the role has told of the origin."""
+def client(request: pytest.FixtureRequest, way: Way) -> Host:
+    """A machine that the role has told of the origin, and before, it may be, of another way to it."""
     machine: Host = request.getfixturevalue(f"client_{request.param}")
     (way.folder / request.param).mkdir()
     site = Rollout(make_inventory(way.folder / request.param, machine, {}, group="client"), machine.engine)
@@ -94,9 +94,7 @@ def client(request: pytest.FixtureRequest, way: Way) -> Iterator[Host]:
     write_variables(site.inventory, variables)
     played = site.play("playbooks/client.yml")
     assert played.code == 0, played.output
-    yield machine
-    write_variables(site.inventory, {**variables, "client_state": "absent"})
-    assert site.play("playbooks/client.yml").code == 0
+    return machine
 
 
 def empty(client: Host, engine: str) -> None:
