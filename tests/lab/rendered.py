@@ -94,6 +94,28 @@ def run_nginx(main_file: Path, url: str) -> Iterator[int]:
         nginx.wait()
 
 
+def render_edge(folder: Path, variables: Mapping[str, Any]) -> Path:
+    """Write the configuration of an edge into `folder`, and return its `nginx.conf`; its cache is in `folder` too.
+
+    `variables` are those of an inventory; the roles' own defaults hold for the rest.
+    """
+    _read_plugins()
+    loader = DataLoader()
+    known: dict[str, Any] = {}
+    for role in ("nginx_base", "edge"):
+        for part in ("defaults", "vars"):
+            known |= loader.load_from_file(str(TOP / "roles" / role / part / "main.yml"), trusted_as_template=True)
+    known |= {"role_path": str(TOP / "roles/edge"), "inventory_hostname": "edge1", "edge_cache_dir": f"{folder}/cache"}
+    known |= {"__edge_http2_directive": False, "__edge_ocsp": False, **variables}
+    templates = TOP / "templates/nginx"
+    templar = Templar(loader, variables=known).copy_with_new_env(searchpath=[str(templates)])
+    for source, target in (("nginx.conf.j2", "nginx.conf"), ("edge.conf.j2", "seawall/edge.conf")):
+        path = folder / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(templar.template(trust_as_template((templates / source).read_text())))
+    return folder / "nginx.conf"
+
+
 def _wait_for(url: str) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while True:

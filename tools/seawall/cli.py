@@ -30,6 +30,7 @@ COMMANDS = (
     "releases",
     "rm",
     "rollback",
+    "scrub",
     "stage",
     "sync",
     "tag",
