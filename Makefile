@@ -45,6 +45,25 @@ check: $(VENV)/installed ## say what `make up` would change, and change nothing
 verify: $(VENV)/installed ## prove once more what is served
 	@$(PLAYBOOK) playbooks/verify.yml $(BECOME)
 
+# A lab to keep and to play with: in the Docker engine that answers, else in the tests' sandbox (as root).
+LAB = PYTHONPATH=tests $(VENV)/bin/python -m lab
+
+.PHONY: lab
+lab: $(VENV)/installed ## start hosts in containers, and roll inventory/lab out to them: docs/lab.md
+	@$(LAB) up
+
+.PHONY: lab-status
+lab-status: $(VENV)/installed ## say which hosts the lab has
+	@$(LAB) status
+
+.PHONY: lab-shell
+lab-shell: $(VENV)/installed ## a shell where the lab's hosts can be reached, or on one of them (HOST=origin1)
+	@$(LAB) shell $(HOST)
+
+.PHONY: lab-down
+lab-down: $(VENV)/installed ## remove the lab, and nothing else
+	@$(LAB) down
+
 # --- the controller's packages ---------------------------------------------------------------------------------------
 
 # Debian's Python comes without what makes virtual environments; that is installed where it is missing.
@@ -122,9 +141,9 @@ test-e2e-origins:
 	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_CLIENTS))
 
 .PHONY: test-lab
-test-lab: $(VENV)/installed-tests ## test the laboratory itself (as root)
+test-lab: $(VENV)/installed-tests ## test a site of several hosts under load, and the laboratory itself (as root)
 	$(AS_ROOT) tests/lab/install
-	$(SANDBOX) $(PYTEST) tests/lab
+	$(SANDBOX) $(PYTEST) --durations=10 tests/lab tests/sites
 
 $(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<

@@ -16,7 +16,7 @@ from e2e.rollout import Rollout, Run, make_inventory
 from lab import base
 from lab.base import Image
 from lab.engine import Engine
-from lab.host import NESTED_ENGINE_OPTIONS, Host
+from lab.host import NESTED_ENGINE_OPTIONS, STORAGE, Host
 from lab.images import Sample, Samples
 from lab.network import Network
 
@@ -24,19 +24,6 @@ pytest_plugins = ["lab.fixtures"]
 
 ORIGIN = "origin1"
 ADDRESS = "198.18.0.11"
-
-CLIENT = replace(
-    base.HOST,
-    name="client",
-    packages=(*base.HOST.packages, "buildah", "docker.io", "iptables", "netavark", "podman", "skopeo"),
-)
-STORAGE = """\
-[storage]
-driver = "vfs"
-runroot = "/run/containers/storage"
-graphroot = "/var/lib/containers/storage"
-"""
-"""overlay on overlay does not work in every kernel."""
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +40,8 @@ def client_trixie(engine: Engine, lab_network: Network, root_file_systems: None)
 
 def _client(engine: Engine, suite: str, address: str) -> Iterator[Host]:
     # The command line is a package of its own there.
-    packages = (*CLIENT.packages, *(("docker-cli",) if suite == "trixie" else ()))
-    image = base.host_image(engine, replace(CLIENT, suite=suite, packages=packages))
+    packages = (*base.CLIENT.packages, *(("docker-cli",) if suite == "trixie" else ()))
+    image = base.host_image(engine, replace(base.CLIENT, suite=suite, packages=packages))
     options = (*NESTED_ENGINE_OPTIONS, "--volume=/var/lib/containers")
     with Host.start(engine, image, f"client-{suite}", address, options=options) as started:
         started.run("tee", "/etc/containers/storage.conf", stdin=STORAGE)

@@ -12,8 +12,9 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -78,6 +79,14 @@ HOST = RootFs(
     ),
     setup=Path(__file__).parent / "host-setup",
 )
+# A machine that pulls: Docker 20.10, containerd 1.6, podman 4.3, buildah 1.28, skopeo 1.9.
+CLIENT = replace(
+    HOST,
+    name="client",
+    packages=(*HOST.packages, "buildah", "docker.io", "iptables", "netavark", "podman", "skopeo"),
+)
+# A machine that runs a registry, and has what fills it.
+REGISTRY = replace(HOST, name="registry", packages=(*HOST.packages, "docker-registry", "skopeo"))
 # A fresh machine with what a first checkout needs: no sudo, no systemd, no venv.
 BARE = RootFs("bare", ("ca-certificates", "git", "make", "python3"))
 # One static program, for images of a megabyte.
@@ -193,6 +202,25 @@ def host_image(engine: Engine, rootfs: RootFs = HOST) -> Image:
         '--change=CMD ["/usr/local/sbin/first-process"]',
         str(tarball(rootfs)),
         reference,
+    )
+    return Image(reference, "systemd")
+
+
+def built_image(engine: Engine, rootfs: RootFs = HOST, options: Sequence[str] = ()) -> Image:
+    """The image of a host with systemd and sshd, built by `engine` itself on Debian's own image.
+
+    For machines without mmdebstrap.  $SEAWALL_LAB_BASE is built on instead, if it is set; `options` are further
+    options of docker-build(1).  Raises CommandFailedError.
+    """
+    reference = f"seawall-lab/{rootfs.name}:{rootfs.suite}"
+    engine.docker(
+        "build",
+        f"--build-arg=BASE={os.environ.get('SEAWALL_LAB_BASE', f'debian:{rootfs.suite}-slim')}",
+        f"--build-arg=PACKAGES={' '.join(rootfs.packages)}",
+        f"--tag={reference}",
+        *options,
+        str(Path(__file__).parent),
+        seconds=BUILD_SECONDS,
     )
     return Image(reference, "systemd")
 

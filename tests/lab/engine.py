@@ -20,14 +20,29 @@ LONGEST_FOLDER = 107 - len("/exec/containerd/containerd.sock.ttrpc")  # unix(7) 
 class Engine:
     """A running dockerd and the Docker client that speaks to it.
 
-    Use `Engine.start`; it is a context manager that stops the engine.
+    Use `Engine.start`; it is a context manager that stops the engine.  `Engine.of_user` is the engine that
+    Docker's own settings lead to, and is not stopped by anything here.
     """
 
-    def __init__(self, daemon: Daemon, folder: Path, socket: str, env: dict[str, str]) -> None:
+    def __init__(self, daemon: Daemon | None, folder: Path, socket: str, env: dict[str, str]) -> None:
         self.socket = socket
         self.env = env
         self._folder = folder
         self._daemon = daemon
+
+    @classmethod
+    def of_user(cls) -> Self | None:
+        """The engine that `docker` speaks to on this machine, by DOCKER_HOST or its context; None if none answers."""
+        if shutil.which("docker") is None:
+            return None
+        engine = cls(None, Path(), os.environ.get("DOCKER_HOST", ""), dict(os.environ))
+        return engine if engine._answers() else None
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """The engine that another process started in `folder`."""
+        socket = f"unix://{folder}/docker.sock"
+        return cls(None, folder, socket, _client_env(folder, socket))
 
     @classmethod
     def start(
@@ -49,8 +64,7 @@ class Engine:
         if len(str(folder)) > LONGEST_FOLDER:
             raise ValueError(f"no room for the names of sockets below {folder}")
         folder.mkdir(parents=True)
-        config = folder / "client"
-        config.mkdir()
+        (folder / "client").mkdir()
         socket = f"unix://{folder}/docker.sock"
         enter = [] if namespace is None else ["nsenter", f"--net=/run/netns/{namespace}"]
         daemon = Daemon(
@@ -69,13 +83,7 @@ class Engine:
             ],
             folder / "docker.log",
         )
-        env = {
-            **os.environ,
-            "DOCKER_HOST": socket,
-            "DOCKER_CONFIG": str(config),
-            "DOCKER_BUILDKIT": "0",  # Debian's engine has no buildx, and needs none here
-        }
-        engine = cls(daemon, folder, socket, env)
+        engine = cls(daemon, folder, socket, _client_env(folder, socket))
         daemon.wait_ready(engine._answers, READY_SECONDS)
         return engine
 
@@ -100,11 +108,13 @@ class Engine:
         return run([client(), *args], check=check, env=self.env, stdin=stdin, seconds=seconds)
 
     def log(self) -> str:
-        """The end of the engine's log."""
-        return self._daemon.tail()
+        """The end of the engine's log; empty for one that was not started here."""
+        return self._daemon.tail() if self._daemon else ""
 
     def stop(self) -> None:
-        """End the engine and its containers."""
+        """End the engine and its containers, if it was started here."""
+        if self._daemon is None:
+            return
         self._daemon.stop()
         unmount_below(self._folder)
 
@@ -113,6 +123,15 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _client_env(folder: Path, socket: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DOCKER_HOST": socket,
+        "DOCKER_CONFIG": str(folder / "client"),
+        "DOCKER_BUILDKIT": "0",  # Debian's engine has no buildx, and needs none here
+    }
 
 
 def unmount_below(folder: Path) -> None:

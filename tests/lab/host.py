@@ -34,6 +34,13 @@ NESTED_ENGINE_OPTIONS = (
     "--volume=/var/lib/docker",
     "--volume=/var/lib/containerd",
 )
+# What such a host says in /etc/containers/storage.conf: overlay on overlay does not work in every kernel.
+STORAGE = """\
+[storage]
+driver = "vfs"
+runroot = "/run/containers/storage"
+graphroot = "/var/lib/containers/storage"
+"""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ The address range is the one that RFC 2544 sets aside for tests of network devic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +26,18 @@ class Network:
     gateway: str
     prefix: int
 
-    def create(self, engine: Engine) -> None:
-        """Make the network in `engine`, which must run in the sandbox's own network namespace."""
+    def create(self, engine: Engine, options: Sequence[str] = ()) -> None:
+        """Make the network in `engine`, with further `options` of docker-network-create(1).
+
+        The sandbox itself is `gateway` only if the engine runs in the sandbox's own network namespace.
+        """
         engine.docker(
             "network",
             "create",
             f"--subnet={self.subnet}",
             f"--gateway={self.gateway}",
             f"--opt=com.docker.network.bridge.name={self.bridge}",
+            *options,
             self.name,
         )
 

@@ -99,7 +99,7 @@ def render_edge(folder: Path, variables: Mapping[str, Any]) -> Path:
 
     `variables` are those of an inventory; the roles' own defaults hold for the rest.
     """
-    _read_plugins()
+    read_plugins()
     loader = DataLoader()
     known: dict[str, Any] = {}
     for role in ("nginx_base", "edge"):

@@ -49,6 +49,13 @@ def test_the_site_holds_imports_only() -> None:
         assert set(play) == {"name", "ansible.builtin.import_playbook"}
 
 
+def test_every_part_of_the_site_can_be_chosen_by_its_name_as_a_tag() -> None:
+    for part in read(TOP / "site.yml"):
+        playbook = TOP / part["ansible.builtin.import_playbook"]
+        for play in read(playbook):
+            assert play.get("tags") == [playbook.stem], f"{playbook}: {play['name']}"
+
+
 @pytest.mark.parametrize("playbook", TIERS, ids=name_of)
 def test_every_tier_is_rolled_out_in_batches_and_fails_fast(playbook: Path) -> None:
     for play in read(playbook):
