@@ -20,7 +20,7 @@ from lab.host import NESTED_ENGINE_OPTIONS, STORAGE, Host
 from lab.images import Sample, Samples
 from lab.network import Network
 
-pytest_plugins = ["lab.fixtures"]
+pytest_plugins = ["lab.fixtures", "e2e.seat"]
 
 ORIGIN = "origin1"
 ADDRESS = "198.18.0.11"

@@ -18,6 +18,8 @@ from .network import LAB
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 1.0  # it would wait ten for clients to go away; what it holds is thrown away anyway
+DOMAIN = "s3.test"
+"""A bucket is also served at the root of its own name below this one, to whoever resolves that."""
 ACCESS_KEY, SECRET_KEY = "lab", "lab-secret"
 
 
@@ -64,6 +66,7 @@ class Store:
                 "-volume.max=20",
                 "-s3",
                 f"-s3.port={port}",
+                f"-s3.domainName={DOMAIN}",
                 f"-s3.config={accounts}",
             ],
             folder / "store.log",

@@ -56,8 +56,8 @@ class Standing:
 
     release: int = 0
     """The number of its last release; 0 where it has none."""
-    record: bytes = b""
-    """The record of that release."""
+    record: Digest | None = None
+    """Of the record of that release."""
     locks: Mapping[str, bytes] = field(default_factory=dict)
     """Each lock by its name, as it was last applied."""
     private: str | None = None
@@ -66,9 +66,6 @@ class Standing:
     """What its catalog leaves out; None where the catalog is not whole."""
     is_pending: bool = False
     """True where a release of its own was begun and not ended."""
-
-
-NOTHING_THERE = Standing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,19 @@ class Publication:
         return not (self.is_whole or self.records or self.locks)
 
 
-def check_history(standing: Standing, where: str, source: str, last: int, record: bytes | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How to publish."""
+
+    everything: bool = False
+    """Compare all of the tree, whatever the destination's records say."""
+    delete: float | None = None
+    """Also remove what the tree has no more and what is older than so many seconds; None: withdraw tags only."""
+    dry_run: bool = False
+    """See what would be sent, and change nothing."""
+
+
+def check_history(standing: Standing, where: str, source: str, last: int, record: Digest | None) -> None:
     """Check that the journal of a destination is a beginning of the source's.
 
     Args:
@@ -124,7 +133,7 @@ def check_history(standing: Standing, where: str, source: str, last: int, record
         where: the destination, for errors.
         source: the source, for errors.
         last: the number of the source's last release.
-        record: what the source has as the destination's last release; None where it has no such record.
+        record: of what the source has as the destination's last release; None where it has no such record.
 
     Raises:
         TreeError: it is none.

@@ -50,7 +50,7 @@ def prepare(tree: Tree, standing: Standing, where: str, *, everything: bool = Fa
     numbers = tree.releases()
     last = max(numbers, default=0)
     record = _record(tree, standing.release) if standing.release in numbers else None
-    check_history(standing, where, str(tree.root), last, record.content if record else None)
+    check_history(standing, where, str(tree.root), last, record.digest if record else None)
     wanted = set(range(standing.release + 1, last + 1))
     # Without its records nobody can say what changed.
     is_whole = everything or not standing.release or not wanted <= set(numbers)

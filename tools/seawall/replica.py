@@ -21,7 +21,7 @@ from seawall.listing import FIRST_PAGE, Entries, ListingChange, Shape, differenc
 from seawall.lists import is_private, parse_prefixes, private_text
 from seawall.place import PathPlace, SshPlace
 from seawall.progress import Progress
-from seawall.publication import Publication, PublishedList, Standing, TreeObject
+from seawall.publication import Publication, PublishedList, Standing, TreeObject, Wishes
 from seawall.publishing import prepare
 from seawall.reference import Reference, listed_subject
 from seawall.rsync import Sent, carry
@@ -125,9 +125,7 @@ def publish(
     tree: Tree,
     place: PathPlace | SshPlace,
     progress: Progress,
-    *,
-    everything: bool = False,
-    dry_run: bool = False,
+    wishes: Wishes,
 ) -> Carried:
     """Bring the replica at *place* to the last release of *tree*.
 
@@ -137,8 +135,7 @@ def publish(
         tree: the source, which may be written meanwhile.
         place: the replica.
         progress: hears of the bytes that are sent.
-        everything: compare all, whatever the replica's records say.
-        dry_run: see what would be sent, and change nothing.
+        wishes: what else is wanted.
 
     Raises:
         TreeHeldError: something else writes the replica.
@@ -148,11 +145,11 @@ def publish(
         raise TreeError(str(place), "is the tree itself", "name another folder")
     with tempfile.TemporaryDirectory(prefix="seawall-") as folder:
         shell = Shell(place, Path(folder))
-        with _held(shell, dry_run=dry_run) as standing:
-            publication = prepare(tree, standing, shell.where, everything=everything)
+        with _held(shell, dry_run=wishes.dry_run) as standing:
+            publication = prepare(tree, standing, shell.where, everything=wishes.everything)
             if publication.is_empty and standing.catalog_private == (standing.private or ""):
                 return Carried(publication, Sent(), 0, 0)
-            work = _Work(tree, publication, standing, shell, progress, Path(folder) / "tree", dry_run=dry_run)
+            work = _Work(tree, publication, standing, shell, progress, Path(folder) / "tree", dry_run=wishes.dry_run)
             work.do()
             return Carried(publication, work.sent, work.size, work.removed)
 
@@ -226,7 +223,7 @@ def _parsed(files: dict[str, bytes]) -> Standing:
     texts = {name: content.decode(errors="replace") for name, content in files.items()}
     return Standing(
         release=int(name.removeprefix(f"{RELEASES}/").removesuffix(".json")),
-        record=record,
+        record=Digest.of(record),
         locks={
             name.removeprefix(f"{LOCKS}/").removesuffix(".lock"): content
             for name, content in files.items()

@@ -5,18 +5,14 @@ changed it meanwhile (``If-Match``), and a release's number is taken by whoever 
 Stores without conditional writes take both unconditionally.
 """
 
-import base64
 import contextlib
 import hashlib
-import http.client
 import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
-
-import botocore.exceptions
 
 from seawall.digest import Digest
 from seawall.errors import InputError, NotFoundError, SeawallError, SourceError
@@ -25,23 +21,23 @@ from seawall.place import S3Place
 from seawall.progress import Progress
 from seawall.pushing import OpenBlob, Package, Shipment, plan_push
 from seawall.release import Release, TagMove, release_text
-from seawall.s3 import Bucket, status_of
+from seawall.s3 import Bucket
 from seawall.s3_files import S3Files
+from seawall.s3_objects import (
+    CONTENT_CACHE,
+    PART_BYTES,
+    PARTS_MAX,
+    TAG_CACHE,
+    Found,
+    Headers,
+    Objects,
+    md5_of,
+)
 from seawall.sync import until
 from seawall.tree import RELEASES, V2
 
-PART_BYTES = 8 * 1024 * 1024
-"""A blob up to this size is one PUT; a larger one is sent in parts of it, which bounds the memory of each job."""
-PARTS_MAX = 10_000
-"""Amazon S3's "multipart upload limits"."""
-
-CONTENT_CACHE = "public, max-age=31536000, immutable"
-TAG_CACHE = "public, max-age=60, stale-if-error=86400"
-"""As the origin says of what a digest names, and of what may move (templates/nginx/snippets/cache.conf.j2)."""
-
-_DIGEST = "docker-content-digest"
 _OCTETS = "application/octet-stream"
-_JSON = "application/json"
+_JSON = Headers("application/json", TAG_CACHE)
 _TRIES = 5
 _LIST_BYTES = 64 * 1024 * 1024
 _DISTRUST = "do not trust this source; nothing points at it"
@@ -59,6 +55,7 @@ class S3Push:
         self._place = place
         self._jobs = jobs
         self._bucket = Bucket(place)
+        self._objects = Objects(self._bucket)
         self._files = S3Files(place, self._bucket)
 
     @property
@@ -75,11 +72,11 @@ class S3Push:
         folder = f"{V2}/{package.reference.repository}"
 
         def has_blob(blob: Descriptor) -> bool:
-            found = self._head(f"{folder}/blobs/{blob.digest}")
-            return found is not None and found["ContentLength"] == blob.size
+            found = self._objects.head(f"{folder}/blobs/{blob.digest}")
+            return found is not None and found.size == blob.size
 
         def has_manifest(manifest: Manifest) -> bool:
-            found = self._head(f"{folder}/manifests/{manifest.digest}")
+            found = self._objects.head(f"{folder}/manifests/{manifest.digest}")
             return found is not None and _is(found, manifest)
 
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="head") as pool:
@@ -123,22 +120,12 @@ class S3Push:
         progress.say(f"{package.reference} -> {package.digest}")
         return self._record(shipment)
 
-    def _head(self, path: str) -> dict[str, Any] | None:
-        try:
-            with self._bucket.asked(self._where(path)):
-                found: dict[str, Any] = self._bucket.client.head_object(
-                    Bucket=self._place.bucket, Key=self._place.key(path)
-                )
-                return found
-        except NotFoundError:
-            return None
-
     def _tagged(self, path: str) -> Digest | None:
-        found = self._head(path)
+        found = self._objects.head(path)
         if found is None:
             return None
         try:
-            return Digest.parse(found.get("Metadata", {}).get(_DIGEST, ""))
+            return Digest.parse(found.digest)
         except InputError:
             # Somebody else put it there, or the store keeps no such thing: its bytes say it too.
             return Digest.of(self._files.read(path, MANIFEST_MAX_BYTES, self._where(path)))
@@ -149,7 +136,7 @@ class S3Push:
         parts = _parts(blob, pieces, size, where)
         if blob.size <= size:
             body = next(parts)
-            self._put(path, body, _OCTETS, CONTENT_CACHE)
+            self._objects.put(path, body, Headers(_OCTETS, CONTENT_CACHE))
             progress.advance(len(body))
             return
         target = {"Bucket": self._place.bucket, "Key": self._place.key(path)}
@@ -161,7 +148,7 @@ class S3Push:
         try:
             for number, part in enumerate(parts, 1):
                 with self._bucket.asked(where):
-                    answer = client.upload_part(**target, PartNumber=number, Body=part, ContentMD5=_md5(part))
+                    answer = client.upload_part(**target, PartNumber=number, Body=part, ContentMD5=md5_of(part))
                 done.append({"PartNumber": number, "ETag": answer["ETag"]})
                 progress.advance(len(part))
             with self._bucket.asked(where):
@@ -173,60 +160,21 @@ class S3Push:
             raise
 
     def _put_manifest(self, path: str, manifest: Manifest, cache: str) -> None:
-        self._put(path, manifest.content, manifest.kind.media_type, cache, Metadata={_DIGEST: str(manifest.digest)})
-
-    def _put(self, path: str, body: bytes | bytearray, media_type: str, cache: str, **more: Any) -> None:
-        with self._bucket.asked(self._where(path)):
-            self._bucket.client.put_object(
-                Bucket=self._place.bucket,
-                Key=self._place.key(path),
-                Body=body,
-                ContentType=media_type,
-                CacheControl=cache,
-                ContentMD5=_md5(body),
-                **more,
-            )
-
-    def _put_if(self, path: str, body: bytes, condition: dict[str, str]) -> bool:
-        """Put *body* if *condition* holds, or where the store knows no conditions; return whether it was put."""
-        try:
-            self._bucket.client.put_object(
-                Bucket=self._place.bucket,
-                Key=self._place.key(path),
-                Body=body,
-                ContentType=_JSON,
-                CacheControl=TAG_CACHE,
-                ContentMD5=_md5(body),
-                **condition,
-            )
-        except botocore.exceptions.ClientError as error:
-            status = status_of(error)
-            if status in {http.client.PRECONDITION_FAILED, http.client.CONFLICT}:
-                return False
-            # What was there and is gone: Amazon's store answers so to an If-Match.
-            if status == http.client.NOT_FOUND and "IfMatch" in condition:
-                return False
-            if status != http.client.NOT_IMPLEMENTED:
-                with self._bucket.asked(self._where(path)):
-                    raise
-            self._put(path, body, _JSON, TAG_CACHE)
-        except botocore.exceptions.BotoCoreError:
-            with self._bucket.asked(self._where(path)):
-                raise
-        return True
+        self._objects.put(path, manifest.content, Headers(manifest.kind.media_type, cache, manifest.digest))
 
     def _list_tag(self, repository: str, tag: str) -> None:
         """Have *tag* in the list of tags, whoever else changes the list at the same time."""
         path = f"{V2}/{repository}/tags/list"
 
         def attempt() -> bool:
-            found = self._head(path)
+            found = self._objects.head(path)
             tags = self._listed(path) if found else self._tags(repository)
             if found and tag in tags:
                 return True
             document = {"name": repository, "tags": sorted({*tags, tag})}
-            condition = {"IfMatch": str(found["ETag"])} if found else {"IfNoneMatch": "*"}
-            return self._put_if(path, json.dumps(document, separators=(",", ":")).encode(), condition)
+            condition = {"IfMatch": found.etag} if found else {"IfNoneMatch": "*"}
+            content = json.dumps(document, separators=(",", ":")).encode()
+            return self._objects.put_if(path, content, _JSON, condition) is not None
 
         self._until_done(attempt, path)
 
@@ -257,7 +205,8 @@ class S3Push:
             nonlocal number
             number += 1
             text = release_text(Release(number, now, "push", "", (move,)))
-            return self._put_if(f"{RELEASES}/{number}.json", text.encode(), {"IfNoneMatch": "*"})
+            path = f"{RELEASES}/{number}.json"
+            return self._objects.put_if(path, text.encode(), _JSON, {"IfNoneMatch": "*"}) is not None
 
         self._until_done(attempt, RELEASES)
         return number
@@ -302,10 +251,5 @@ def _parts(blob: Descriptor, pieces: Iterator[bytes], size: int, where: str) -> 
     yield part
 
 
-def _is(found: dict[str, Any], manifest: Manifest) -> bool:
-    return (found["ContentLength"], found.get("ContentType")) == (len(manifest.content), manifest.kind.media_type)
-
-
-def _md5(body: bytes | bytearray) -> str:
-    # RFC 1864: against the line, not against an enemy; the store refuses what does not match it.
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode("ascii")
+def _is(found: Found, manifest: Manifest) -> bool:
+    return (found.size, found.media_type) == (len(manifest.content), manifest.kind.media_type)

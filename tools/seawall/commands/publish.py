@@ -9,53 +9,80 @@ from typing import Any
 
 import click
 
-from seawall.commands.options import PATH, as_json_option, dry_run_option
+from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option
 from seawall.commands.output import count, print_json, tell
+from seawall.duration import parse_duration
 from seawall.errors import InputError, SeawallError
-from seawall.place import PathPlace, Place, SshPlace, parse_place, shown
+from seawall.place import SPELLINGS, PathPlace, S3Place, SshPlace, parse_place, shown
 from seawall.progress import Progress
-from seawall.replica import Carried, publish
+from seawall.prune import DEFAULT_GRACE
+from seawall.publication import Wishes
+from seawall.replica import publish as publish_replica
 from seawall.terminal import readable, watch
 from seawall.tree import Tree
 
-_SPELLINGS = "a path or ssh://[USER@]HOST[:PORT]/PATH"
+_ACLS = ("private", "public-read", "authenticated-read", "bucket-owner-read", "bucket-owner-full-control")
+_Place = PathPlace | SshPlace | S3Place
 
 
 @click.command("publish")
 @click.argument("tree_root", metavar="TREE", type=PATH)
 @click.argument("destinations", metavar="DEST...", nargs=-1, required=True)
 @click.option("--all", "everything", is_flag=True, help="Compare all of TREE, and not only what DEST has no record of.")
+@click.option("--delete", is_flag=True, help="With s3: also remove what TREE serves no more, as prune does.")
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    default=DEFAULT_GRACE,
+    show_default=True,
+    help="With --delete: keep what was written less than this ago.",
+)
+@click.option("--acl", type=click.Choice(_ACLS), help="With s3: a canned ACL for each object.")
 @dry_run_option
 @as_json_option
-def command(tree_root: Path, destinations: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> None:
+@jobs_option
+def command(
+    tree_root: Path,
+    destinations: tuple[str, ...],
+    everything: bool,
+    delete: bool,
+    grace: str,
+    acl: str | None,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int,
+) -> None:
     """Bring every DEST to the last release of TREE: content first, pointers last, only what is new.
 
-    DEST is a path or ssh://[USER@]HOST[:PORT]/PATH, where rsync is installed. Several are served side by side; one
-    that fails does not stop the others.
+    DEST is a path, ssh://[USER@]HOST[:PORT]/PATH (where rsync is installed) or s3://BUCKET[/PREFIX]. Several are
+    served side by side; one that fails does not stop the others.
     """
     tree = Tree.existing(tree_root)
     places = [_place(text) for text in destinations]
     if len(set(places)) < len(places):
         raise InputError(" ".join(map(str, places)), "names one destination twice", "name each once")
+    if (delete or acl) and not all(isinstance(place, S3Place) for place in places):
+        raise InputError("--delete" if delete else "--acl", "is for s3 alone", "leave it out: a replica prunes itself")
+    kept = parse_duration(grace, "--grace")
+    wishes = Wishes(everything=everything, delete=kept if delete else None, dry_run=dry_run)
     with watch() as progress, ThreadPoolExecutor(len(places), thread_name_prefix="publish") as pool:
         # Several have no bar in common.
         heard = progress if len(places) == 1 else _Lines(progress)
 
-        def attempt(place: PathPlace | SshPlace) -> _Ended:
+        def attempt(place: _Place) -> _Ended:
             try:
-                return _Ended(place, publish(tree, place, heard, everything=everything, dry_run=dry_run), None)
+                return _publish(tree, place, heard, wishes, _StoreOptions(jobs, acl or ""))
             except SeawallError as error:
-                return _Ended(place, None, error)
+                return _Ended(place, error=error)
 
         ended = list(pool.map(attempt, places))
-    errors = [one.error for one in ended if one.error is not None]
     if as_json:
-        rows = [_row(one) for one in ended]
-        print_json({"changed": any(row["changed"] for row in rows), "dry_run": dry_run, "destinations": rows})
+        print_json({"changed": any(one.changed for one in ended), "dry_run": dry_run, "destinations": _rows(ended)})
     else:
         for one in ended:
             for line in _lines(one, dry_run=dry_run):
                 click.echo(line)
+    errors = [one.error for one in ended if one.error is not None]
     for error in errors:
         tell(f"seawall: {error}")
     if errors:
@@ -63,10 +90,25 @@ def command(tree_root: Path, destinations: tuple[str, ...], everything: bool, dr
 
 
 @dataclass(frozen=True, slots=True)
+class _StoreOptions:
+    jobs: int
+    acl: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Ended:
-    place: Place
-    carried: Carried | None
-    error: SeawallError | None
+    """What came of one destination."""
+
+    place: _Place
+    changed: bool = False
+    since: int | None = None
+    release: int | None = None
+    files: int = 0
+    size: int = 0
+    links: int = 0
+    copied: int = 0
+    removed: int = 0
+    error: SeawallError | None = None
 
 
 class _Lines:
@@ -86,39 +128,73 @@ class _Lines:
         self._progress.say(line)
 
 
-def _place(text: str) -> PathPlace | SshPlace:
+def _place(text: str) -> _Place:
     place = parse_place(text, shown(text))
-    if not isinstance(place, PathPlace | SshPlace):
-        raise InputError(shown(text), "is no place that a tree is published to", f"write {_SPELLINGS}")
+    if not isinstance(place, PathPlace | SshPlace | S3Place):
+        raise InputError(shown(text), "is no place that a tree is published to", f"write {SPELLINGS}")
     return place
 
 
-def _lines(ended: _Ended, *, dry_run: bool) -> Iterator[str]:
-    carried = ended.carried
-    if carried is None:
-        return
-    plan = carried.publication
-    if not carried.changed:
-        yield f"{ended.place}: unchanged, has release {plan.release}"
-        return
-    files = count(len(carried.sent.files), "file")
-    links = count(len(carried.sent.links) + carried.removed, "link")
-    would = "would come" if dry_run else "came"
-    yield (
-        f"{ended.place}: {would} from release {plan.since} to {plan.release}: {files} sent "
-        f"({readable(carried.size)}), {links} changed"
+def _publish(tree: Tree, place: _Place, progress: Progress, wishes: Wishes, options: _StoreOptions) -> _Ended:
+    if isinstance(place, S3Place):
+        # boto3 takes its time to be read.
+        from seawall.s3 import Bucket  # noqa: PLC0415
+        from seawall.s3_objects import Objects  # noqa: PLC0415
+        from seawall.store import publish as publish_store  # noqa: PLC0415
+
+        stored = publish_store(tree, Objects(Bucket(place), options.acl), options.jobs, progress, wishes)
+        return _Ended(
+            place,
+            stored.changed,
+            stored.publication.since,
+            stored.publication.release,
+            files=stored.sent,
+            size=stored.size,
+            copied=stored.copied,
+            removed=stored.removed,
+        )
+    carried = publish_replica(tree, place, progress, wishes)
+    return _Ended(
+        place,
+        carried.changed,
+        carried.publication.since,
+        carried.publication.release,
+        files=len(carried.sent.files),
+        size=carried.size,
+        links=len(carried.sent.links),
+        removed=carried.removed,
     )
 
 
-def _row(ended: _Ended) -> dict[str, Any]:
-    carried = ended.carried
-    return {
-        "destination": str(ended.place),
-        "changed": bool(carried and carried.changed),
-        "since": carried.publication.since if carried else None,
-        "release": carried.publication.release if carried else None,
-        "files": len(carried.sent.files) if carried else 0,
-        "links": len(carried.sent.links) + carried.removed if carried else 0,
-        "size": carried.size if carried else 0,
-        "error": str(ended.error) if ended.error else None,
-    }
+def _lines(ended: _Ended, *, dry_run: bool) -> Iterator[str]:
+    if ended.error is not None:
+        return
+    if not ended.changed:
+        yield f"{ended.place}: unchanged, has release {ended.release}"
+        return
+    more = [
+        *([f"{count(ended.links, 'link')} made or moved"] if ended.links else []),
+        *([f"{ended.copied} copied there"] if ended.copied else []),
+        *([f"{ended.removed} removed"] if ended.removed else []),
+    ]
+    would = "would come" if dry_run else "came"
+    sent = f"{count(ended.files, 'file')} sent ({readable(ended.size)})"
+    yield f"{ended.place}: {would} from release {ended.since} to {ended.release}: {', '.join([sent, *more])}"
+
+
+def _rows(ended: list[_Ended]) -> list[dict[str, Any]]:
+    return [
+        {
+            "destination": str(one.place),
+            "changed": one.changed,
+            "since": one.since,
+            "release": one.release,
+            "files": one.files,
+            "size": one.size,
+            "links": one.links,
+            "copied": one.copied,
+            "removed": one.removed,
+            "error": str(one.error) if one.error else None,
+        }
+        for one in ended
+    ]
