@@ -217,6 +217,8 @@ def test_pages_of_lists_are_kept_page_by_page(site: Site) -> None:
         ("GET", f"/v2/{'a' * 600}/manifests/1", 414, "NAME_INVALID"),
         ("GET", f"{APP}/manifests/none", 404, "MANIFEST_UNKNOWN"),
         ("GET", "/v2/lab/none/tags/list", 404, "NAME_UNKNOWN"),
+        ("GET", f"{APP}/tags/list?last={'b/' * 3000}", 400, "PAGINATION_NUMBER_INVALID"),
+        ("GET", f"{APP}/tags/list?ns=no/host", 404, "NAME_UNKNOWN"),
         ("GET", "/_permission", 404, "UNSUPPORTED"),
         ("GET", f"/_head{APP}/blobs/{DIGEST}", 404, "BLOB_UNKNOWN"),
     ],
