@@ -231,6 +231,13 @@ def test_errors_are_as_the_origins(method: str, path: str, status: int, code: st
         assert answer.headers["Cache-Control"] == "no-store"
 
 
+def test_a_body_that_nobody_asked_for_goes_no_further(lasting: Site) -> None:
+    for path in ("manifests/1.0", f"blobs/{DIGEST}", f"manifests/{digest_of(b'none')}", f"blobs/{digest_of(b'none')}"):
+        plain = get(f"{lasting.url}{APP}/{path}")
+        answer = requests.get(f"{lasting.url}{APP}/{path}", data=b"x" * 1000, timeout=10)
+        assert (answer.status_code, answer.content) == (plain.status_code, plain.content)
+
+
 def test_an_edge_says_at_health_whether_it_wants_requests(bare: Site) -> None:
     bare.origin()
     drained = bare.folder / "drained"
