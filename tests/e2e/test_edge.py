@@ -217,6 +217,8 @@ def test_pages_of_lists_are_kept_page_by_page(site: Site) -> None:
         ("GET", f"/v2/{'a' * 600}/manifests/1", 414, "NAME_INVALID"),
         ("GET", f"{APP}/manifests/none", 404, "MANIFEST_UNKNOWN"),
         ("GET", "/v2/lab/none/tags/list", 404, "NAME_UNKNOWN"),
+        ("GET", f"{APP}/tags/list?last={'b/' * 3000}", 400, "PAGINATION_NUMBER_INVALID"),
+        ("GET", f"{APP}/tags/list?ns=no/host", 404, "NAME_UNKNOWN"),
         ("GET", "/_permission", 404, "UNSUPPORTED"),
         ("GET", f"/_head{APP}/blobs/{DIGEST}", 404, "BLOB_UNKNOWN"),
     ],
@@ -227,6 +229,13 @@ def test_errors_are_as_the_origins(method: str, path: str, status: int, code: st
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (status, code)
         assert answer.headers["Content-Type"] == "application/json"
         assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_body_that_nobody_asked_for_goes_no_further(lasting: Site) -> None:
+    for path in ("manifests/1.0", f"blobs/{DIGEST}", f"manifests/{digest_of(b'none')}", f"blobs/{digest_of(b'none')}"):
+        plain = get(f"{lasting.url}{APP}/{path}")
+        answer = requests.get(f"{lasting.url}{APP}/{path}", data=b"x" * 1000, timeout=10)
+        assert (answer.status_code, answer.content) == (plain.status_code, plain.content)
 
 
 def test_an_edge_says_at_health_whether_it_wants_requests(bare: Site) -> None:

@@ -1,4 +1,4 @@
-"""The specification, row by row: the origin does it, and docker-registry shows that the rows are right.
+"""The specification, row by row: the origin does it, and an edge; docker-registry shows that the rows are right.
 
 `specification.yml` is the table; it says how to read it.
 """
@@ -16,6 +16,7 @@ import pytest
 import requests
 import yaml
 
+from e2e.edge_site import make_edge, running
 from lab.host import Host
 from lab.images import Samples
 from lab.upstream import Upstream
@@ -121,6 +122,13 @@ def origin(url: str, host: Host, upstream: Upstream, image: dict[str, Any]) -> I
 
 
 @pytest.fixture(scope="module")
+def edge(origin: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An edge before the real origin."""
+    with running(make_edge(tmp_path_factory.mktemp("specification") / "edge", 18991, [origin.url])) as started:
+        yield Server(started.url, origin.words)
+
+
+@pytest.fixture(scope="module")
 def docker_registry(upstream: Upstream, image: dict[str, Any]) -> Server:
     """Debian's docker-registry: the distribution project's, from before the specification's latest words."""
     return Server(upstream.url, image)
@@ -144,6 +152,11 @@ def test_the_origin_does_what_is_asked(row: dict[str, Any], origin: Server) -> N
     check(row, origin)
 
 
+@pytest.mark.parametrize("row", rows_of("edge"))
+def test_an_edge_before_it_does_what_is_asked(row: dict[str, Any], edge: Server) -> None:
+    check(row, edge)
+
+
 @pytest.mark.parametrize("row", rows_of("docker-registry"))
 def test_docker_registry_does_what_is_asked(row: dict[str, Any], docker_registry: Server) -> None:
     check(row, docker_registry)
@@ -155,7 +168,7 @@ def test_every_row_is_of_a_known_form() -> None:
     for row in ROWS:
         assert set(row) <= known, row["id"]
         assert {"id", "level", "says", "request", "status"} <= set(row), row["id"]
-        assert set(row.get("misses", {})) <= {"origin", "docker-registry"}, row["id"]
+        assert set(row.get("misses", {})) <= {"origin", "edge", "docker-registry"}, row["id"]
 
 
 def check(row: dict[str, Any], server: Server) -> None:

@@ -1,4 +1,4 @@
-"""The origin's nginx configuration as Ansible renders it, without a host: to look at, or to run here on loopback."""
+"""The nginx configurations of the roles, rendered by Ansible without a host: to look at, or to run here on loopback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 TOP = Path(__file__).resolve().parents[2]
-ROLES = ("nginx_base", "origin")
 FILES = {
     "nginx.conf.j2": "nginx.conf",
     "origin.conf.j2": "seawall/origin.conf",
@@ -31,40 +30,38 @@ def render(folder: Path, tree: Path, variables: Mapping[str, Any] | None = None)
 
     `variables` are those of an inventory; the roles' own defaults hold for the rest.
     """
-    read_plugins()
-    loader = DataLoader()
-    known: dict[str, Any] = {}
-    for role in ROLES:
-        for part in ("defaults", "vars"):
-            known |= loader.load_from_file(str(TOP / "roles" / role / part / "main.yml"), trusted_as_template=True)
-    known |= {"role_path": str(TOP / "roles/origin"), "__origin_tree": str(tree.resolve())}
-    # What the role asks the host for: a nginx of Debian 12, and a certificate that names no responder.
-    known |= {"__origin_http2_directive": False, "__origin_ocsp": False}
-    known |= {"origin_tree": str(tree), **(variables or {})}
-    templates = TOP / "templates/nginx"
-    templar = Templar(loader, variables=known).copy_with_new_env(searchpath=[str(templates)])
-    for source, target in FILES.items():
-        path = folder / target
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(templar.template(trust_as_template((templates / source).read_text())))
-    return folder / "nginx.conf"
+    told = {"__origin_tree": str(tree.resolve()), "origin_tree": str(tree)}
+    return _render(folder, "origin", FILES, {**told, **(variables or {})})
 
 
 def render_endpoint(folder: Path, variables: Mapping[str, Any]) -> Path:
-    """Write the configuration of an endpoint into `folder`, and return its `nginx.conf`.
+    """Write the configuration of an endpoint into `folder`, and return its `nginx.conf`."""
+    return _render(folder, "endpoint", {"nginx.conf.j2": "nginx.conf", **_file_of("endpoint")}, variables)
 
-    `variables` are those of an inventory; the roles' own defaults hold for the rest.
-    """
+
+def render_edge(folder: Path, variables: Mapping[str, Any]) -> Path:
+    """Write the configuration of an edge into `folder`, and return its `nginx.conf`; its cache is in `folder` too."""
+    told = {"inventory_hostname": "edge1", "edge_cache_dir": f"{folder}/cache"}
+    return _render(folder, "edge", {"nginx.conf.j2": "nginx.conf", **_file_of("edge")}, {**told, **variables})
+
+
+def _file_of(role: str) -> dict[str, str]:
+    return {f"{role}.conf.j2": f"seawall/{role}.conf"}
+
+
+def _render(folder: Path, role: str, files: Mapping[str, str], variables: Mapping[str, Any]) -> Path:
+    """Write *files* of templates/nginx into *folder* with what *role* and nginx_base know, and *variables*."""
     read_plugins()
     loader = DataLoader()
-    known: dict[str, Any] = {}
-    for role in ("nginx_base", "endpoint"):
+    known: dict[str, Any] = {"role_path": str(TOP / "roles" / role)}
+    for name in ("nginx_base", role):
         for part in ("defaults", "vars"):
-            known |= loader.load_from_file(str(TOP / "roles" / role / part / "main.yml"), trusted_as_template=True)
-    known |= {"__endpoint_http2_directive": False, "__endpoint_ocsp": False, **variables}
+            known |= loader.load_from_file(str(TOP / "roles" / name / part / "main.yml"), trusted_as_template=True)
+    # What the role asks the host for: a nginx of Debian 12, and a certificate that names no responder.
+    known |= {f"__{role}_http2_directive": False, f"__{role}_ocsp": False, **variables}
     templates = TOP / "templates/nginx"
     templar = Templar(loader, variables=known).copy_with_new_env(searchpath=[str(templates)])
-    for source, target in (("nginx.conf.j2", "nginx.conf"), ("endpoint.conf.j2", "seawall/endpoint.conf")):
+    for source, target in files.items():
         path = folder / target
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(templar.template(trust_as_template((templates / source).read_text())))
@@ -92,28 +89,6 @@ def run_nginx(main_file: Path, url: str) -> Iterator[int]:
     finally:
         nginx.terminate()
         nginx.wait()
-
-
-def render_edge(folder: Path, variables: Mapping[str, Any]) -> Path:
-    """Write the configuration of an edge into `folder`, and return its `nginx.conf`; its cache is in `folder` too.
-
-    `variables` are those of an inventory; the roles' own defaults hold for the rest.
-    """
-    read_plugins()
-    loader = DataLoader()
-    known: dict[str, Any] = {}
-    for role in ("nginx_base", "edge"):
-        for part in ("defaults", "vars"):
-            known |= loader.load_from_file(str(TOP / "roles" / role / part / "main.yml"), trusted_as_template=True)
-    known |= {"role_path": str(TOP / "roles/edge"), "inventory_hostname": "edge1", "edge_cache_dir": f"{folder}/cache"}
-    known |= {"__edge_http2_directive": False, "__edge_ocsp": False, **variables}
-    templates = TOP / "templates/nginx"
-    templar = Templar(loader, variables=known).copy_with_new_env(searchpath=[str(templates)])
-    for source, target in (("nginx.conf.j2", "nginx.conf"), ("edge.conf.j2", "seawall/edge.conf")):
-        path = folder / target
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(templar.template(trust_as_template((templates / source).read_text())))
-    return folder / "nginx.conf"
 
 
 def _wait_for(url: str) -> None:
