@@ -115,7 +115,7 @@ def export(plan: ExportPlan, progress: Progress) -> None:
                 if one.part is Part.TAG:
                     _place(folder, one, copies, progress)
             _write_all(folder, site.texts)
-            for path in sorted(plan.removed, key=_last_first):
+            for path in sorted(plan.removed, key=lambda path: _depth(folder, path)):
                 (folder / path).unlink(missing_ok=True)
                 _remove_empty(folder, (folder / path).parent)
             _write(folder, HEADERS, headers_text(site, complete=True))
@@ -220,9 +220,16 @@ def _write(folder: Path, path: str, text: str) -> None:
     beside.replace(at)
 
 
-def _last_first(path: str) -> tuple[bool, str]:
-    """Sort so that tags and lists go before what they name."""
-    return "/sha256:" in path, path
+def _depth(folder: Path, path: str) -> int:
+    """Return how deep *path* lies below tags: what names something goes before what it names."""
+    if "/sha256:" not in path:
+        return 0
+    if "/manifests/" not in path:
+        return 3
+    try:
+        return 1 if "manifests" in json.loads((folder / path).read_bytes()) else 2
+    except (OSError, ValueError, RecursionError):
+        return 2
 
 
 def _remove_empty(top: Path, folder: Path) -> None:
