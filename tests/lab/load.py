@@ -112,7 +112,8 @@ def load(
             tally.again += 1
 
     def ask() -> None:
-        pools = [urllib3.connection_from_url(url, ca_certs=authority, timeout=ANSWER_SECONDS) for url in endpoints]
+        trusted = {"ca_certs": authority} if authority else {}
+        pools = [urllib3.connection_from_url(url, timeout=ANSWER_SECONDS, **trusted) for url in endpoints]
         for row in itertools.cycle(wanted):
             if over() or ended.wait(PAUSE_SECONDS):
                 return
