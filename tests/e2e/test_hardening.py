@@ -1,28 +1,14 @@
 """systemd keeps the services from what they have no need of, and they work all the same."""
 
-import re
-
-import pytest
 import requests
 
+from e2e.exposure import assert_exposed_as_stated
 from e2e.rollout import Run
 from lab.host import Host
 
-AT_MOST = {"nginx.service": 2.9}
-"""What `systemd-analyze security` says of how exposed they are, from 0 to 10; docs/hardening.md states it."""
 
-
-def exposure(host: Host, unit: str) -> float:
-    said = host.run("systemd-analyze", "security", "--no-pager", unit, check=False).stdout
-    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
-    assert found, said
-    print(said)
-    return float(found[1])
-
-
-@pytest.mark.parametrize("unit", AT_MOST)
-def test_a_unit_is_exposed_no_more_than_is_said(unit: str, provisioned: Run, host: Host) -> None:
-    assert exposure(host, unit) <= AT_MOST[unit]
+def test_nginx_is_exposed_no_more_than_is_said(provisioned: Run, host: Host) -> None:
+    assert_exposed_as_stated(host, "nginx.service")
 
 
 def test_nginx_reloads_and_restarts_as_it_is_kept(provisioned: Run, host: Host, url: str) -> None:

@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "named": {"origin_listen": ["192.0.2.1:8080", "[::1]:8080"], "origin_server_name": "images.example"},
     "no log": {"nginx_base_access_log": False},
     "limits": {"origin_request_rate": 100, "origin_connections": 50},
+    "behind a balancer": {"origin_proxies": ["192.0.2.5"], "origin_proxy_listen": ["8081"]},
     "no mirror": {"origin_registries": [], "origin_default_registry": ""},
     "private": {
         "origin_listen": ["443"],

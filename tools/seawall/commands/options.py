@@ -10,6 +10,12 @@ from seawall.source import DEFAULT_JOBS
 PATH = click.Path(path_type=Path)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+metrics_option = click.option(
+    "--metrics",
+    "metrics_file",
+    type=PATH,
+    help="Write what this run came to into this file, for Prometheus' node exporter.",
+)
 plain_http_option = click.option("--plain-http", is_flag=True, help="Talk HTTP to the source's registry, not HTTPS.")
 registries_option = click.option(
     "--registries-conf",

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from seawall.commands.options import PATH, as_json_option, dry_run_option
+from seawall.commands.options import PATH, as_json_option, dry_run_option, metrics_option
 from seawall.commands.output import count, print_json
 from seawall.duration import parse_duration
 from seawall.in_use import InUse, read_in_use
 from seawall.inventory import take_inventory
+from seawall.metrics import recording
 from seawall.prune import DEFAULT_GRACE, DEFAULT_KEEP_RELEASES, Keep, PrunePlan, plan_prune, prune
 from seawall.terminal import readable, watch
 from seawall.tree import Tree
@@ -42,22 +43,33 @@ from seawall.writer import hold
     show_default=True,
     help="Keep what arrived, or lost its tag, less than this ago.",
 )
+@metrics_option
 @dry_run_option
 @as_json_option
 def command(
-    tree_root: Path, keep_releases: int, in_use_files: tuple[str, ...], grace: str, dry_run: bool, as_json: bool
+    tree_root: Path,
+    keep_releases: int,
+    in_use_files: tuple[str, ...],
+    grace: str,
+    metrics_file: Path | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Remove from TREE what no tag, lock, recent release or running container needs."""
-    tree = Tree.existing(tree_root)
-    since = time.time() - parse_duration(grace, "--grace")
-    in_use = frozenset[InUse]().union(*map(read_in_use, in_use_files))
-    keep = Keep(keep_releases, since, in_use)
-    if dry_run:
-        plan = plan_prune(take_inventory(tree), keep)
-    else:
-        with watch() as progress, hold(tree) as writer:
+    if dry_run and metrics_file:
+        raise click.UsageError("--metrics says what was done, and --dry-run does nothing: leave one of them out.")
+    with recording(metrics_file, "prune", str(tree_root)) as figures:
+        tree = Tree.existing(tree_root)
+        since = time.time() - parse_duration(grace, "--grace")
+        in_use = frozenset[InUse]().union(*map(read_in_use, in_use_files))
+        keep = Keep(keep_releases, since, in_use)
+        if dry_run:
             plan = plan_prune(take_inventory(tree), keep)
-            prune(plan, writer, progress)
+        else:
+            with watch() as progress, hold(tree) as writer:
+                plan = plan_prune(take_inventory(tree), keep)
+                prune(plan, writer, progress)
+        figures |= {"freed_bytes": plan.size, "removed_files": len(plan.manifest_contents) + len(plan.blob_contents)}
     if as_json:
         print_json(_prune_row(plan, dry_run=dry_run))
         return

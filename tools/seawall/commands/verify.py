@@ -9,6 +9,7 @@ import click
 from seawall.digest import Digest
 from seawall.errors import ExitCode, InputError
 from seawall.lock import read_lock
+from seawall.metrics import recording
 from seawall.reference import Reference, parse_location
 from seawall.repair import Failure, Spare, Step, plan_repair, repair
 from seawall.scrub import ScrubReport, scrub
@@ -21,7 +22,14 @@ from seawall.writer import hold
 if TYPE_CHECKING:
     from seawall.probe import ProbeReport
 
-from seawall.commands.options import PATH, as_json_option, jobs_option, plain_http_option, registries_option
+from seawall.commands.options import (
+    PATH,
+    as_json_option,
+    jobs_option,
+    metrics_option,
+    plain_http_option,
+    registries_option,
+)
 from seawall.commands.output import count, print_json, verdict
 from seawall.commands.sources import open_sources
 
@@ -46,6 +54,7 @@ from seawall.commands.sources import open_sources
 )
 @plain_http_option
 @click.option("--dry-run", is_flag=True, help="With --repair: print what would be done, and do nothing.")
+@metrics_option
 @as_json_option
 @jobs_option
 @registries_option
@@ -58,6 +67,7 @@ def command(
     spare_texts: tuple[str, ...],
     plain_http: bool,
     dry_run: bool,
+    metrics_file: Path | None,
     as_json: bool,
     jobs: int,
     registries_file: Path | None,
@@ -73,27 +83,40 @@ def command(
     """
     if not repairs and (spare_texts or plain_http or dry_run):
         raise click.UsageError("--from, --plain-http and --dry-run say how to repair: give --repair as well.")
-    if where.startswith(("http://", "https://")):
+    if dry_run and metrics_file:
+        raise click.UsageError("--metrics says what was done, and --dry-run does nothing: leave one of them out.")
+    with recording(metrics_file, "verify", where) as figures:
+        if where.startswith(("http://", "https://")):
+            if repairs:
+                raise InputError(where, "is a server, and --repair is for a tree", "give it the tree that it serves")
+            _verify_url(where, references, lock_file, certificate, figures, as_json=as_json, jobs=jobs)
+            return
+        if references or lock_file or certificate:
+            todo = "leave REPO:TAG, --lock and --client-certificate out"
+            raise InputError(where, "is a tree, which is always checked whole", todo)
+        with watch() as progress:
+            report = scrub(Tree.existing(Path(where)), progress, jobs)
+        _note(figures, len(report.findings), report)
         if repairs:
-            raise InputError(where, "is a server, and --repair is for a tree", "give it the tree that it serves")
-        _verify_url(where, references, lock_file, certificate, as_json=as_json, jobs=jobs)
-        return
-    if references or lock_file or certificate:
-        todo = "leave REPO:TAG, --lock and --client-certificate out"
-        raise InputError(where, "is a tree, which is always checked whole", todo)
-    with watch() as progress:
-        report = scrub(Tree.existing(Path(where)), progress, jobs)
-    if repairs:
-        spares = [Spare(parse_location(text, "--from"), plain_http) for text in spare_texts]
-        sources = open_sources(Path.cwd(), registries_file, {}, Path(where))
-        _repair(Path(where), report, sources, spares, dry_run=dry_run, as_json=as_json, jobs=jobs)
-    if as_json:
-        print_json(_scrub_row(report))
-    else:
-        for finding in report.findings:
-            click.echo(f"{finding.kind}: {finding.path}: {finding.what}")
-        click.echo(f"{_read_line(where, report)}: {verdict(len(report.findings))}")
-    sys.exit(ExitCode.OK if report.holds else ExitCode.DOES_NOT_HOLD)
+            spares = [Spare(parse_location(text, "--from"), plain_http) for text in spare_texts]
+            sources = open_sources(Path.cwd(), registries_file, {}, Path(where))
+            _repair(Path(where), report, sources, spares, figures, dry_run=dry_run, as_json=as_json, jobs=jobs)
+        if as_json:
+            print_json(_scrub_row(report))
+        else:
+            for finding in report.findings:
+                click.echo(f"{finding.kind}: {finding.path}: {finding.what}")
+            click.echo(f"{_read_line(where, report)}: {verdict(len(report.findings))}")
+        sys.exit(ExitCode.OK if report.holds else ExitCode.DOES_NOT_HOLD)
+
+
+def _note(figures: dict[str, float], faults: int, report: "ScrubReport | ProbeReport") -> None:
+    figures |= {
+        "faults": faults,
+        "read_bytes": report.size,
+        "read_manifests": report.manifests,
+        "read_blobs": report.blobs,
+    }
 
 
 _DONE = {
@@ -109,7 +132,15 @@ _TO_DO = {"list": "write", "unlist": "take away", "time": "set the time of"}
 
 
 def _repair(
-    root: Path, found: ScrubReport, sources: Sources, spares: list[Spare], *, dry_run: bool, as_json: bool, jobs: int
+    root: Path,
+    found: ScrubReport,
+    sources: Sources,
+    spares: list[Spare],
+    figures: dict[str, float],
+    *,
+    dry_run: bool,
+    as_json: bool,
+    jobs: int,
 ) -> NoReturn:
     """Make the tree at *root* whole, as far as it is broken by *found*, and exit."""
     tree = Tree.existing(root)
@@ -127,6 +158,7 @@ def _repair(
             steps, failures = repaired.steps, repaired.failures
             fetched = {Digest(Path(step.path).name) for step in steps if step.how == "fetch" and "/blobs/" in step.path}
             after = scrub(tree, progress, jobs, found.whole_blobs | fetched)
+            _note(figures, len(after.findings), after)
     if as_json:
         print_json(
             _scrub_row(after)
@@ -176,6 +208,7 @@ def _verify_url(
     references: tuple[str, ...],
     lock_file: Path | None,
     certificate: Path | None,
+    figures: dict[str, float],
     *,
     as_json: bool,
     jobs: int,
@@ -195,6 +228,7 @@ def _verify_url(
     with watch() as progress:
         server = Server(url, DockerConfig.load().lookup, certificate)
         report = probe(server, wanted, progress, jobs, lock.listed if lock else {})
+    _note(figures, len(report.failures), report)
     if as_json:
         print_json(_probe_row(report, wanted))
     else:
