@@ -151,8 +151,15 @@ def test_a_publish_to_a_host_that_is_killed_leaves_what_was_served_and_is_taken_
     assert json.loads(rsync_host.run("seawall", "verify", root, "--json").stdout)["holds"]
 
 
+@pytest.fixture(params=["store", "ceph_store"])
+def bucket_store(request: pytest.FixtureRequest) -> Store:
+    """A store with a bucket "images": SeaweedFS, and Ceph's gateway."""
+    store: Store = request.getfixturevalue(request.param)
+    return store
+
+
 @pytest.fixture
-def named_bucket() -> Iterator[str]:
+def named_bucket(bucket_store: Store) -> Iterator[str]:
     """The name of the bucket "images", which this machine resolves."""
     with tempfile.NamedTemporaryFile("w") as hosts:
         hosts.write(f"{Path('/etc/hosts').read_text()}\n{LAB.gateway} {NAME}\n")
@@ -160,15 +167,16 @@ def named_bucket() -> Iterator[str]:
         Path(hosts.name).chmod(0o644)
         subprocess.run(["mount", "--bind", hosts.name, "/etc/hosts"], check=True)
         try:
-            yield f"{NAME}:8333"
+            yield f"{NAME}:{bucket_store.url.rpartition(':')[2]}"
         finally:
             subprocess.run(["umount", "/etc/hosts"], check=True)
 
 
 def test_clients_pull_out_of_a_bucket_what_was_published_into_it(
-    filled: Seat, store: Store, named_bucket: str, client_engine: Engine, samples: Samples
+    filled: Seat, bucket_store: Store, named_bucket: str, client_engine: Engine, samples: Samples
 ) -> None:
-    assert filled.ask("publish", "tree", "s3://images")["destinations"][0]["release"] == 2
+    filled = Seat(filled.folder, {**filled.env, **bucket_store.env})
+    assert filled.ask("publish", "tree", "s3://images", "--acl", "public-read")["destinations"][0]["release"] == 2
     assert not filled.ask("publish", "tree", "s3://images")["changed"]
     reference = f"{named_bucket}/team/app:1"
     client_engine.docker("pull", reference)
@@ -187,16 +195,18 @@ def test_clients_pull_out_of_a_bucket_what_was_published_into_it(
 
 
 def test_a_publish_into_a_bucket_that_is_killed_leaves_what_was_served_and_is_taken_up(
-    filled: Seat, store: Store
+    filled: Seat, bucket_store: Store
 ) -> None:
+    store, acl = bucket_store, ("--acl", "public-read")
+    filled = Seat(filled.folder, {**filled.env, **store.env})
     place, base = "s3://images/crash", f"{store.url}/images/crash/v2/team/app"
-    filled.ask("publish", "tree", place)
+    filled.ask("publish", "tree", place, *acl)
     before = _served(base)
     large_image(filled)
     dice = random.Random(5)  # noqa: S311
     parts = 0
     for _ in range(5):
-        process = filled.start("publish", "tree", place)
+        process = filled.start("publish", "tree", place, *acl)
         time.sleep(dice.uniform(0.5, 2.5))
         process.kill()
         process.communicate()
@@ -205,7 +215,7 @@ def test_a_publish_into_a_bucket_that_is_killed_leaves_what_was_served_and_is_ta
             assert _served(base) == before
         _served(base)
     assert parts, "it was killed while it sent its large blob"
-    filled.ask("publish", "tree", place)
+    filled.ask("publish", "tree", place, *acl)
     assert _served(base) != before
     assert not store.client().list_multipart_uploads(Bucket="images", Prefix="crash/").get("Uploads")
     assert not filled.ask("publish", "tree", place)["changed"]

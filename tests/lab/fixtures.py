@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from . import base, images
+from . import base, gateway, images
 from .base import Image
 from .engine import Engine
 from .images import Sample, Samples
@@ -75,6 +75,13 @@ def upstream(lab_folder: Path, lab_network: Network) -> Iterator[Upstream]:
 def store(lab_folder: Path, lab_network: Network) -> Iterator[Store]:
     """An S3 store on 198.18.0.1:8333, with a bucket "images" that everybody may read."""
     with Store.start(lab_folder / "store", host=lab_network.gateway) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ceph_store(lab_folder: Path, lab_network: Network) -> Iterator[Store]:
+    """Ceph's S3 store on 198.18.0.1:8355, with a bucket "images" that everybody may list."""
+    with gateway.start(lab_folder / "ceph", host=lab_network.gateway) as started:
         yield started
 
 

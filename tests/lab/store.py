@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,11 @@ class Store:
     may read and list.
     """
 
-    def __init__(self, daemon: Daemon, url: str) -> None:
+    def __init__(self, daemons: Sequence[Daemon], url: str, sockets: Sequence[Path] = ()) -> None:
+        """The `daemons` are ended in their order; the first one answers at `url`."""
         self.url = url
-        self._daemon = daemon
+        self._daemons = daemons
+        self._sockets = sockets
 
     @classmethod
     def start(
@@ -53,6 +56,9 @@ class Store:
         ]
         accounts = folder / "accounts.json"
         accounts.write_text(json.dumps({"identities": identities}))
+        # Its parts also talk through sockets in /tmp that are named by these ports, and /tmp is everybody's.
+        first = 20_000 + 4 * secrets.randbelow(10_000)
+        ports = dict(enumerate(("master", "volume", "filer", "s3"), first))
         daemon = Daemon(
             [
                 str(Path(sys.executable).with_name("weed")),
@@ -67,13 +73,18 @@ class Store:
                 "-s3",
                 f"-s3.port={port}",
                 f"-s3.domainName={DOMAIN}",
+                f"-s3.localSocket={folder / 's3.sock'}",
+                f"-filer.localSocket={folder / 'filer.sock'}",
+                *(f"-{part}.port.grpc={number}" for number, part in ports.items()),
                 f"-s3.config={accounts}",
             ],
             folder / "store.log",
         )
-        store = cls(daemon, f"http://{host}:{port}")
+        # It leaves them where they are.
+        sockets = [Path(f"/tmp/seaweedfs-{part}-grpc-{number}.sock") for number, part in ports.items()]  # noqa: S108
+        store = cls((daemon,), f"http://{host}:{port}", sockets)
         for bucket in public:
-            daemon.wait_ready(lambda bucket=bucket: store._made(bucket), READY_SECONDS)  # type: ignore[misc]
+            daemon.wait_ready(lambda bucket=bucket: store.has_bucket(bucket), READY_SECONDS)  # type: ignore[misc]
         return store
 
     @property
@@ -110,12 +121,12 @@ class Store:
             ),
         )
 
-    def _made(self, bucket: str) -> bool:
+    def has_bucket(self, bucket: str, acl: str = "private") -> bool:
         """Make `bucket` and see that an object can be written to it: that takes longer than to answer."""
         client = self.client()
         try:
             if not any(row["Name"] == bucket for row in client.list_buckets()["Buckets"]):
-                client.create_bucket(Bucket=bucket)
+                client.create_bucket(Bucket=bucket, ACL=acl)
             client.put_object(Bucket=bucket, Key="ready", Body=b"")
             client.delete_object(Bucket=bucket, Key="ready")
         except (BotoCoreError, ClientError):
@@ -124,11 +135,14 @@ class Store:
 
     def log(self) -> str:
         """The end of the store's log."""
-        return self._daemon.tail()
+        return self._daemons[0].tail()
 
     def stop(self) -> None:
         """End the store."""
-        self._daemon.stop(STOP_SECONDS)
+        for daemon in self._daemons:
+            daemon.stop(STOP_SECONDS)
+        for socket in self._sockets:
+            socket.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

@@ -98,6 +98,19 @@ def test_a_rehearsal_sends_nothing_and_tells_what_would_come(site: Site, registr
     assert rehearsed["size"] == published(site, replica)["size"]
 
 
+def test_everybody_may_read_a_replica_whatever_the_umask(site: Site, registry: FakeRegistry, replica: Path) -> None:
+    publish(site, registry, "first", "old", *TAGS)
+    before = os.umask(0o077)
+    try:
+        published(site, replica)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (replica, *replica.rglob("*"))}
+    folders = {path for path in modes if path.is_dir() and path.name != ".incoming"}
+    assert {modes[path] for path in folders} == {0o755}
+    assert all(modes[path] & 0o444 == 0o444 for path in modes.keys() - folders if not path.name.startswith("."))
+
+
 # What is refused.
 
 

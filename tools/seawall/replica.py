@@ -291,11 +291,10 @@ class _Work:
             self.progress.advance(sizes.get(path, 0))
 
         made = [one for one in self.publication.manifests if one.content is not None]
-        for group in (self.publication.blobs, self.publication.manifests):
-            names = [one.path for one in group if one.content is None]
-            sent = carry(self.tree.root, names, self.shell, arrived, dry_run=self.dry_run)
-            self._check(sent)
-            self.sent |= sent
+        names = [one.path for one in self.publication.contents if one.content is None]
+        sent = carry(self.tree.root, names, self.shell, arrived, dry_run=self.dry_run)
+        self._check(sent)
+        self.sent |= sent
         self._carry_files(made)
         # What was there already is done as well.
         self.progress.advance(self.publication.size - self.size)
@@ -337,7 +336,7 @@ class _Work:
 
     def _place(self, path: str) -> Path:
         at = self.folder / path
-        at.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(at.parent)
         at.unlink(missing_ok=True)
         return at
 
@@ -465,6 +464,14 @@ class _Rewriting:
     def below(self, paths: Iterable[str]) -> Iterator[str]:
         """Yield *paths* as they are below the tree."""
         return (f"{self.folder}/{path}" for path in paths)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make *folder* with the mode that rsync is to give it over there, whatever the umask of this run."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
 
 
 def _reference(path: str) -> Reference:
