@@ -69,7 +69,10 @@ def test_an_upgrade_from_the_previous_configuration_fails_no_pull(
         return [host.run("sh", "-c", "cat /etc/nginx/nginx.conf /etc/nginx/seawall/*").stdout for host in origins]
 
     present = configuration()
-    downgrade = rolled.rollout.play(str(previous / "playbooks/origin.yml"))
+    with pytest.MonkeyPatch.context() as environment:
+        # Which says where roles are.
+        environment.setenv("ANSIBLE_CONFIG", str(previous / "ansible.cfg"))
+        downgrade = rolled.rollout.play(str(previous / "playbooks/origin.yml"))
     assert downgrade.code == 0, downgrade.output
     assert configuration() != present
     # No balancer may stand between: its checks are for the present configuration.
