@@ -122,23 +122,23 @@ lint-ansible:
 test-unit: $(VENV)/installed-tests ## test the tool, and the project's own rules
 	$(PYTEST) --numprocesses $$(($$(nproc) + 1)) --dist worksteal tests/unit
 
-# Two sandboxes side by side, because a play keeps hardly more than one core busy: the machines that pull, and a bare one
-# that makes itself an origin, in one; all else, which is about origins, in the other.
-E2E_CLIENTS := $(foreach name,bare client matrix,tests/e2e/test_$(name).py)
+# Two sandboxes side by side, because a play keeps hardly more than one core busy: what stands around origins (balancers,
+# edges, endpoints, machines that pull, and a bare one that makes itself an origin) in one, origins in the other.
+E2E_AROUND := $(foreach name,balancer bare client edge endpoint matrix,tests/e2e/test_$(name).py)
 
 .PHONY: test-e2e
 test-e2e: $(VENV)/installed-tests ## test real hosts, nginx, registries and clients (as root)
 	$(AS_ROOT) tests/lab/install
 	@echo "Two sandboxes side by side: each prints what it found when it is through"
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e-clients test-e2e-origins
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e-around test-e2e-origins
 
-.PHONY: test-e2e-clients
-test-e2e-clients:
-	$(SANDBOX) $(PYTEST) --durations=10 $(E2E_CLIENTS)
+.PHONY: test-e2e-around
+test-e2e-around:
+	$(SANDBOX) $(PYTEST) --durations=10 $(E2E_AROUND)
 
 .PHONY: test-e2e-origins
 test-e2e-origins:
-	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_CLIENTS))
+	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_AROUND))
 
 .PHONY: test-lab
 test-lab: $(VENV)/installed-tests ## test a site of several hosts under load, and the laboratory itself (as root)

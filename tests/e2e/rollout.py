@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from lab.engine import Engine
+from lab.command import run
+from lab.engine import Engine, client
 from lab.host import Host
 from lab.images import Sample
 
@@ -70,7 +71,14 @@ class Rollout:
         ran = subprocess.run(
             list(map(str, command)),
             cwd=TOP,
-            env={**os.environ, **self.engine.env, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"},
+            env={
+                **os.environ,
+                **self.engine.env,
+                "ANSIBLE_NOCOLOR": "1",
+                "LC_ALL": "C.UTF-8",
+                # The sandbox's own: another one has hosts of the same names.
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": "/run/ansible",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -105,6 +113,31 @@ def make_inventory(folder: Path, host: Host, variables: Mapping[str, Any], group
 
 def write_variables(inventory: Path, variables: Mapping[str, Any]) -> None:
     """Let all that the hosts of *inventory* know be *variables*, and how to reach them."""
-    connection = {"ansible_connection": "community.docker.docker", "ansible_user": "root"}
+    connection = {"ansible_connection": "ssh", "ansible_user": "root", "ansible_ssh_common_args": f"-F {ssh_config()}"}
     (inventory / "group_vars").mkdir(exist_ok=True)
     (inventory / "group_vars" / "all.yml").write_text(yaml.safe_dump({**connection, **variables}))
+
+
+def ssh_config() -> Path:
+    """Return the ssh_config(5) with which every host of the lab is reached by its name, whatever its network is.
+
+    The engine starts a sshd for each connection, and tells it whom to let in. A connection serves many tasks, each of
+    which costs the engine half as much as one that it runs itself.
+    """
+    folder = Path(os.environ["SEAWALL_LAB_DIR"]) / "ssh"
+    config = folder / "config"
+    if not config.exists():
+        folder.mkdir()
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(folder / "key")])
+        public = (folder / "key.pub").read_text().strip()
+        sshd = f'/usr/sbin/sshd -i -o "AuthorizedKeysCommand=/usr/bin/echo {public}" -o AuthorizedKeysCommandUser=root'
+        options = {
+            "IdentityFile": folder / "key",
+            "IdentitiesOnly": "yes",
+            "StrictHostKeyChecking": "no",
+            "UserKnownHostsFile": "/dev/null",
+            "LogLevel": "ERROR",
+            "ProxyCommand": f"{client()} exec --interactive %h {sshd}",
+        }
+        config.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+    return config
