@@ -64,6 +64,8 @@ def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory(prefix="seawall-bench-", dir=options.folder) as name, ExitStack() as stack:
         folder = Path(name)
+        # Varnish reads its VCL as an account of its own.
+        folder.chmod(0o755)
         cases = prepare(folder, stack)
         for case in cases:
             write_script(case, folder, options)

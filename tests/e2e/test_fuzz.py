@@ -1,4 +1,4 @@
-"""Requests as no client would write them: whatever comes, the origin answers in its own words and gives nothing away.
+"""Requests as no client would write them: origin and edge answer each in their own words, and give nothing away.
 
 The requests are made by a generator from a seed, so that a failure names one that can be sent again.
 """
@@ -11,11 +11,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from e2e.edge_site import make_edge, running
 from lab.host import Host
 from lab.images import Samples
 
@@ -309,13 +311,11 @@ def workers(host: Host) -> set[str]:
     return set(host.run("pgrep", "--full", "nginx: worker").stdout.split())
 
 
-@pytest.mark.usefixtures("canaries")
-def test_no_request_gets_more_than_it_may(url: str, host: Host, paths: list[bytes]) -> None:
-    address = (urlsplit(url).hostname or "", urlsplit(url).port or 80)
-    before, alive = alarms(host), workers(host)
+def ask_all(address: tuple[str, int], paths: list[bytes], requests_: int) -> None:
+    """Send so many requests to *address* and judge each answer."""
     random_ = random.Random(SEED)  # noqa: S311 - it is to be the same each time
     seen: dict[bytes, int] = {}
-    for number in range(REQUESTS):
+    for number in range(requests_):
         request = make_request(random_, paths)
         answer = send(address, request)
         seen[answer[9:12]] = seen.get(answer[9:12], 0) + 1
@@ -326,7 +326,23 @@ def test_no_request_gets_more_than_it_may(url: str, host: Host, paths: list[byte
     print(seen)
     # Were all of them refused at once, nothing would have been tried.
     assert {b"200", b"400", b"404", b"405"} <= set(seen)
-    assert min(seen[status] for status in (b"200", b"404")) > REQUESTS / 20
+    assert min(seen[status] for status in (b"200", b"404")) > requests_ / 20
+
+
+@pytest.mark.usefixtures("canaries")
+def test_no_request_gets_more_than_it_may(url: str, host: Host, paths: list[bytes]) -> None:
+    address = (urlsplit(url).hostname or "", urlsplit(url).port or 80)
+    before, alive = alarms(host), workers(host)
+    ask_all(address, paths, REQUESTS)
     assert alarms(host) == before
     assert workers(host) == alive
     assert requests.get(f"{url}/v2/", timeout=10).status_code == 200
+
+
+@pytest.mark.usefixtures("canaries")
+def test_no_request_gets_more_from_an_edge_than_it_may(url: str, paths: list[bytes], tmp_path: Path) -> None:
+    with running(make_edge(tmp_path / "edge", 18991, [url])) as edge:
+        ask_all(("127.0.0.1", 18991), paths, REQUESTS // 2)
+        log = (edge.folder / "error.log").read_text(errors="replace")
+        assert not re.search(r"\[(?:alert|emerg|crit)\]|core dumped|signal", log)
+        assert requests.get(f"{edge.url}/v2/", timeout=10).status_code == 200
