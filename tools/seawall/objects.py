@@ -11,15 +11,13 @@ from seawall.errors import TreeError
 from seawall.listing import Shape
 from seawall.lists import is_private, private_prefixes
 from seawall.media_type import OCI_INDEX
+from seawall.publication import JSON, OCTETS
 from seawall.reference import listed_subject
 from seawall.tree import CATALOG_LINK, V2, Tree
 
 CONTENT_CACHE = "public, max-age=31536000, immutable"
 LIVE_CACHE = "public, max-age=60, stale-if-error=86400"
 """As the origin says of what a digest names, and of what may move (templates/nginx/snippets/cache.conf.j2)."""
-
-JSON = "application/json"
-OCTETS = "application/octet-stream"
 
 
 class Part(StrEnum):

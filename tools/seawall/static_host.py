@@ -11,7 +11,8 @@ from itertools import groupby
 
 from seawall.errors import InputError
 from seawall.media_type import OCI_INDEX
-from seawall.objects import CONTENT_CACHE, JSON, LIVE_CACHE, OCTETS, Object, Part
+from seawall.objects import CONTENT_CACHE, LIVE_CACHE, Object, Part
+from seawall.publication import JSON, OCTETS
 from seawall.server_url import check_url
 from seawall.tree import CATALOG_LINK, V2
 
