@@ -390,8 +390,11 @@ def test_killed_at_any_moment_a_replica_serves_what_it_served_and_the_next_run_f
     with site.start("publish", site.root, place) as whole:
         whole.communicate()
     took = time.monotonic() - began
-    struck = 0
-    for _ in range(6 if kind == "path" else 3):
+    struck = tried = 0
+    enough = 3 if kind == "path" else 1
+    # How long it takes is a guess where others work as well: the guess follows what was struck.
+    while (tried < 2 * enough or struck < enough) and tried < 40:
+        tried += 1
         shutil.rmtree(replica)
         shutil.copytree(start, replica, symlinks=True)
         with site.start("publish", site.root, place) as process:
@@ -399,6 +402,7 @@ def test_killed_at_any_moment_a_replica_serves_what_it_served_and_the_next_run_f
             process.kill()
         now = holds(replica)
         struck += now not in (before, after)
+        took *= 1.2 if now == before else 0.8 if now == after else 1
         for name, what in served(now).items():
             assert is_list(name) or Path(name).name.startswith(".") or what in {before.get(name), after.get(name)}
         kept = {name for name in served(before).keys() & after.keys() if not is_list(name)}
@@ -410,4 +414,4 @@ def test_killed_at_any_moment_a_replica_serves_what_it_served_and_the_next_run_f
             time.sleep(0.1)
         assert ran.code == 0, ran.err
         assert holds(replica) == after
-    assert struck
+    assert struck >= enough
