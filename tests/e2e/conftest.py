@@ -72,6 +72,8 @@ def rollout(host: Host, served: tuple[Sample, ...], tmp_path_factory: pytest.Tem
             "tree_images_files": ["{{ inventory_dir }}/images.yml"],
             "tree_update_lock": True,
             "verify_url": f"http://{ADDRESS}",
+            # Nobody looks at its health answer.
+            "rolling_drain_seconds": 0,
         },
     )
     rollout = Rollout(folder, host.engine)
