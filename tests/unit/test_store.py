@@ -204,13 +204,16 @@ def test_what_a_dead_run_held_is_taken_over(site: Site, registry: FakeRegistry, 
     assert "prod/.held" not in store.objects
 
 
-def test_a_store_without_conditional_writes_is_published_to_as_well(
-    site: Site, registry: FakeRegistry, store: FakeStore
+@pytest.mark.parametrize("how", ["knows no conditions", "compares bare ETags"])
+def test_a_store_with_conditional_writes_of_its_own_kind_is_published_to_as_well(
+    how: str, site: Site, registry: FakeRegistry, store: FakeStore
 ) -> None:
-    store.knows_conditions = False
-    publish(site, registry, "first", "old", *TAGS)
-    published(site)
-    assert served(store) == wanted(site)
+    store.knows_conditions = how != "knows no conditions"
+    store.wants_bare_etags = how == "compares bare ETags"
+    for generation, tags in (("first", ("old", *TAGS)), ("second", TAGS)):
+        publish(site, registry, generation, *tags)
+        published(site)
+        assert served(store) == wanted(site)
 
 
 def test_a_bucket_with_a_history_of_its_own_is_refused(site: Site, registry: FakeRegistry, store: FakeStore) -> None:
