@@ -25,6 +25,8 @@ from unit.fork_server import ForkServer
 from unit.tool_site import Site
 from unit.tree_work import NAME, TAGS, TOOL, a_rollback, copy_tree, holds, is_list, publish, renew, served
 
+pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="there is no rsync to publish with")
+
 Entry = tuple[object, ...]
 
 
