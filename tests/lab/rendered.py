@@ -68,6 +68,17 @@ def _render(folder: Path, role: str, files: Mapping[str, str], variables: Mappin
     return folder / "nginx.conf"
 
 
+def render_balancer(file: Path, variables: Mapping[str, Any]) -> None:
+    """Write the configuration of a balancer to `file`; `variables` are those of an inventory."""
+    read_plugins()
+    loader = DataLoader()
+    known: dict[str, Any] = {}
+    for part in ("defaults", "vars"):
+        known |= loader.load_from_file(str(TOP / "roles/balancer" / part / "main.yml"), trusted_as_template=True)
+    template = TOP / "templates/haproxy/haproxy.cfg.j2"
+    file.write_text(Templar(loader, variables={**known, **variables}).template(trust_as_template(template.read_text())))
+
+
 @cache
 def read_plugins() -> None:
     """Let Ansible find its plugins; it may be told so once."""
