@@ -22,6 +22,7 @@ SYSTEMD_OPTIONS = (
     "--restart=unless-stopped",  # a reboot is the end of the first process
     "--cap-add=SYS_ADMIN",
     "--cap-add=NET_ADMIN",
+    "--cap-add=SYS_PTRACE",  # root of a machine sees who listens on a port, whatever account that is
     "--cgroupns=private",
     "--security-opt=apparmor=unconfined",
     "--tmpfs=/run",
