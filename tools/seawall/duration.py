@@ -7,6 +7,9 @@ from seawall.errors import InputError
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+DEFAULT_GRACE = "24h"
+"""How young is too young to be removed, where nobody says otherwise."""
+
 
 def parse_duration(text: str, where: str) -> float:
     """Return how many seconds *text* spells.

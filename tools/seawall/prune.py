@@ -19,7 +19,6 @@ from seawall.tree import StoredManifest
 from seawall.writer import TreeWriter
 
 DEFAULT_KEEP_RELEASES = 10
-DEFAULT_GRACE = "24h"
 
 Root = tuple[str, Digest]
 """A repository, and a manifest that it has to go on serving."""

@@ -6,11 +6,11 @@ after the last release that had ended. A tag is never read from the disk alone.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from seawall.digest import Digest
 from seawall.errors import InputError, TreeError
 from seawall.listing import FIRST_PAGE, Shape
-from seawall.lock import Lock, parse_lock
 from seawall.manifest import Descriptor, Manifest
 from seawall.publication import (
     JSON,
@@ -30,6 +30,10 @@ from seawall.reference import Reference, list_tag
 from seawall.referrer_list import ReferrerList, make_list
 from seawall.release import Release
 from seawall.tree import LOCKS, PENDING, RELEASES, V2, StoredManifest, Tree
+
+if TYPE_CHECKING:
+    # What reads a lock takes a while to start: only who reads one waits for it.
+    from seawall.lock import Lock
 
 _REPAIR = "run seawall verify --repair"
 
@@ -264,11 +268,13 @@ def _new_pins(locks: Mapping[str, bytes], there: Mapping[str, bytes]) -> Iterato
             yield from _pins(_parsed(content, name)) - _pins(_parsed(there.get(name, b""), name))
 
 
-def _pins(lock: Lock | None) -> set[tuple[str, Digest]]:
+def _pins(lock: "Lock | None") -> set[tuple[str, Digest]]:
     return {(image.name, pin.digest) for image in (lock.images if lock else ()) for pin in image.roots}
 
 
-def _parsed(content: bytes, where: str) -> Lock | None:
+def _parsed(content: bytes, where: str) -> "Lock | None":
+    from seawall.lock import parse_lock  # noqa: PLC0415 - as above
+
     try:
         return parse_lock(content, where)
     except InputError:

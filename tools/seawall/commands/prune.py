@@ -9,11 +9,11 @@ import click
 
 from seawall.commands.options import PATH, as_json_option, dry_run_option, metrics_option
 from seawall.commands.output import count, print_json
-from seawall.duration import parse_duration
+from seawall.duration import DEFAULT_GRACE, parse_duration
 from seawall.in_use import InUse, read_in_use
 from seawall.inventory import take_inventory
 from seawall.metrics import recording
-from seawall.prune import DEFAULT_GRACE, DEFAULT_KEEP_RELEASES, Keep, PrunePlan, plan_prune, prune
+from seawall.prune import DEFAULT_KEEP_RELEASES, Keep, PrunePlan, plan_prune, prune
 from seawall.terminal import readable, watch
 from seawall.tree import Tree
 from seawall.writer import hold

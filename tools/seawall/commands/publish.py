@@ -11,11 +11,10 @@ import click
 
 from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_option
 from seawall.commands.output import count, print_json, tell
-from seawall.duration import parse_duration
+from seawall.duration import DEFAULT_GRACE, parse_duration
 from seawall.errors import InputError, SeawallError
 from seawall.place import SPELLINGS, PathPlace, S3Place, SshPlace, parse_place, shown
 from seawall.progress import Progress
-from seawall.prune import DEFAULT_GRACE
 from seawall.publication import Wishes
 from seawall.replica import publish as publish_replica
 from seawall.terminal import readable, watch
