@@ -382,6 +382,8 @@ def test_killed_at_any_moment_a_replica_serves_what_it_served_and_the_next_run_f
     start, replica = site.folder / "start", site.folder / "replica"
     published(site, start)
     publish(site, registry, "second", "old", *TAGS[1:])
+    # What a killed run cannot take away any more.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     if kind == "ssh":
         FakeSsh(tmp_path, monkeypatch)
     place = f"ssh://tree.example{replica}" if kind == "ssh" else str(replica)
