@@ -63,7 +63,7 @@ class Configurations:
     def keep(self, count: int) -> int:
         """Keep the live one as the next, and of all no more than the newest `count`; return its number."""
         number = max(self.numbers(), default=0) + 1
-        self.kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
         folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.kept))
         try:
             copy(self.live, folder / "nginx")
@@ -104,6 +104,13 @@ class Configurations:
                 put(kept, path)
             else:
                 path.unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        missing = [folder for folder in (self.kept, *self.kept.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir()
+            # Others keep things beside it which others read: the sign that a host is drained.
+            folder.chmod(0o700 if folder == self.kept else 0o755)
 
     def _copy_of(self, path: Path, folder: Path) -> Path:
         return folder / "also" / path.relative_to("/")

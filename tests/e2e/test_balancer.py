@@ -222,11 +222,13 @@ def pause(site: Site) -> None:
 
 def cut_off(site: Site) -> None:
     # The cable is pulled: the other end of the host's interface is one of this machine.
-    index = site.hosts["ha1"].run("cat", "/sys/class/net/eth0/iflink").stdout
-    (cable,) = (path for path in Path("/sys/class/net").iterdir() if (path / "ifindex").read_text() == index)
-    run(["ip", "link", "set", cable.name, "down"])
+    index = int(site.hosts["ha1"].run("cat", "/sys/class/net/eth0/iflink").stdout)
+    # Asked of the kernel: /sys is the one of the machine, and knows nothing of the sandbox.
+    links = json.loads(run(["ip", "-json", "link", "show"]).stdout)
+    (cable,) = (link["ifname"] for link in links if link["ifindex"] == index)
+    run(["ip", "link", "set", cable, "down"])
     site.wait_for_states("DOWN", "UP")
-    run(["ip", "link", "set", cable.name, "up"])
+    run(["ip", "link", "set", cable, "up"])
 
 
 def lose_content(site: Site) -> None:

@@ -191,6 +191,7 @@ def _inventory(folder: Path) -> Path:
         "rolling_drain_seconds": 1,
         "verify_record": True,
         # Its HAProxy is the test's own; what is looked at before anything changes are these.
+        "balancer_take_over": True,
         "balancer_listen": ["8080"],
         "balancer_origins": [{"name": name, "address": f"{address}:80"} for name, address in ORIGINS.items()],
     }

@@ -21,7 +21,7 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.live = folder / "etc/nginx"
         self.also = folder / "tree/private"
-        self.kept = folder / "kept"
+        self.kept = folder / "state/kept"
         self.nginx = folder / "nginx"
         (self.live / "seawall").mkdir(parents=True)
         self.also.parent.mkdir()
@@ -56,6 +56,7 @@ def test_one_that_is_kept_already_is_not_kept_again(host: Host) -> None:
     host.write("two")
     assert host.run("keep") == {"changed": True, "number": 2}
     assert host.kept.stat().st_mode & 0o777 == 0o700
+    assert host.kept.parent.stat().st_mode & 0o777 == 0o755, "others keep there what workers read"
 
 
 def test_all_of_it_comes_back_with_modes_and_links(host: Host) -> None:
