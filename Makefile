@@ -138,12 +138,20 @@ test-e2e-around:
 
 .PHONY: test-e2e-origins
 test-e2e-origins:
-	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_AROUND))
+	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_AROUND) $(ROLLOUTS))
 
 .PHONY: test-lab
-test-lab: $(VENV)/installed-tests ## test a site of several hosts under load, and the laboratory itself (as root)
+test-lab: $(VENV)/installed-tests ## test the laboratory itself (as root)
 	$(AS_ROOT) tests/lab/install
-	$(SANDBOX) $(PYTEST) --durations=10 tests/lab tests/sites
+	$(SANDBOX) $(PYTEST) --durations=10 tests/lab
+
+# Not a part of `test` yet: it takes longer than all else, and was not seen to pass whole.
+ROLLOUTS := tests/e2e/test_rolling.py
+
+.PHONY: test-sites
+test-sites: $(VENV)/installed-tests ## test rollouts to several hosts, and a site under load (as root, not in test)
+	$(AS_ROOT) tests/lab/install
+	$(SANDBOX) $(PYTEST) --durations=10 $(ROLLOUTS) tests/sites
 
 $(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
