@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from seawall import objects, s3_objects
+from seawall.cache_control import CONTENT_CACHE, LIVE_CACHE
 from seawall.digest import Digest
 from seawall.errors import ExitCode
 from seawall.media_type import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
@@ -73,8 +73,11 @@ def test_objects_are_all_that_a_tree_serves_content_first(filled: Site) -> None:
     assert all(one.size == len(wanted(filled)[one.key]) for one in found)
 
 
-def test_a_static_host_says_of_caching_what_a_bucket_and_an_origin_say() -> None:
-    assert (objects.CONTENT_CACHE, objects.LIVE_CACHE) == (s3_objects.CONTENT_CACHE, s3_objects.TAG_CACHE)
+def test_a_static_host_says_of_caching_what_a_bucket_and_an_origin_say(filled: Site) -> None:
+    said = {one.part: one.headers["Cache-Control"] for one in objects_of(filled.tree)}
+    assert said.pop(Part.BLOB) == said.pop(Part.MANIFEST) == CONTENT_CACHE
+    assert Part.TAG in said
+    assert set(said.values()) == {LIVE_CACHE}
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -9,6 +9,7 @@ import jinja2
 import pytest
 import yaml
 
+from seawall.cache_control import CONTENT_CACHE, LIVE_CACHE
 from seawall.digest import Digest
 from seawall.errors import SourceError
 from seawall.http_session import HttpSession
@@ -18,7 +19,7 @@ from seawall.progress import Silent
 from seawall.pushing import Package, gather
 from seawall.reference import Reference, RegistryLocation
 from seawall.registry import RegistrySource
-from seawall.s3_objects import CONTENT_CACHE, PART_BYTES, TAG_CACHE
+from seawall.s3_objects import PART_BYTES
 from seawall.s3_push import S3Push
 from unit.fake_registry import FakeImage, FakeRegistry, Fault, make_image, make_layer
 from unit.fake_store import FakeStore
@@ -195,4 +196,4 @@ def test_the_headers_say_what_the_origin_says() -> None:
     defaults = yaml.safe_load((top / "roles/origin/defaults/main.yml").read_text())
     # A bucket is as public as it is: it knows no private namespaces.
     said = jinja2.Template(template).render(defaults).replace("$cache_scope", "public")
-    assert re.findall(r'default "(.+)";', said) == [CONTENT_CACHE, TAG_CACHE]
+    assert re.findall(r'default "(.+)";', said) == [CONTENT_CACHE, LIVE_CACHE]

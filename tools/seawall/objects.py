@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from seawall.cache_control import CONTENT_CACHE, LIVE_CACHE
 from seawall.digest import Digest
 from seawall.errors import TreeError
 from seawall.listing import Shape
@@ -14,10 +15,6 @@ from seawall.media_type import OCI_INDEX
 from seawall.publication import JSON, OCTETS
 from seawall.reference import listed_subject
 from seawall.tree import CATALOG_LINK, V2, Tree
-
-CONTENT_CACHE = "public, max-age=31536000, immutable"
-LIVE_CACHE = "public, max-age=60, stale-if-error=86400"
-"""As the origin says of what a digest names, and of what may move (templates/nginx/snippets/cache.conf.j2)."""
 
 
 class Part(StrEnum):

@@ -24,9 +24,6 @@ PARTS_MAX = 10_000
 COPY_MAX_BYTES = 5 * 1024 * 1024 * 1024
 """The largest object that one CopyObject takes (Amazon S3, "CopyObject")."""
 
-CONTENT_CACHE = "public, max-age=31536000, immutable"
-TAG_CACHE = "public, max-age=60, stale-if-error=86400"
-"""As the origin says of what a digest names, and of what may move (templates/nginx/snippets/cache.conf.j2)."""
 DIGEST_METADATA = "docker-content-digest"
 
 

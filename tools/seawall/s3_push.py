@@ -14,20 +14,20 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
 
+from seawall.cache_control import CONTENT_CACHE, LIVE_CACHE
 from seawall.digest import Digest
 from seawall.errors import InputError, NotFoundError, SeawallError, SourceError
 from seawall.manifest import MANIFEST_MAX_BYTES, Descriptor, Manifest
 from seawall.place import S3Place
 from seawall.progress import Progress
+from seawall.publication import JSON, OCTETS
 from seawall.pushing import OpenBlob, Package, Shipment, plan_push
 from seawall.release import Release, TagMove, release_text
 from seawall.s3 import Bucket
 from seawall.s3_files import S3Files
 from seawall.s3_objects import (
-    CONTENT_CACHE,
     PART_BYTES,
     PARTS_MAX,
-    TAG_CACHE,
     Found,
     Headers,
     Objects,
@@ -36,8 +36,7 @@ from seawall.s3_objects import (
 from seawall.sync import until
 from seawall.tree import RELEASES, V2
 
-_OCTETS = "application/octet-stream"
-_JSON = Headers("application/json", TAG_CACHE)
+_JSON = Headers(JSON, LIVE_CACHE)
 _TRIES = 5
 _LIST_BYTES = 64 * 1024 * 1024
 _DISTRUST = "do not trust this source; nothing points at it"
@@ -116,7 +115,7 @@ class S3Push:
         if not shipment.moves:
             return None
         self._list_tag(package.reference.repository, str(package.reference.tag))
-        self._put_manifest(f"{folder}/manifests/{package.reference.tag}", package.manifests[-1], TAG_CACHE)
+        self._put_manifest(f"{folder}/manifests/{package.reference.tag}", package.manifests[-1], LIVE_CACHE)
         progress.say(f"{package.reference} -> {package.digest}")
         return self._record(shipment)
 
@@ -136,13 +135,13 @@ class S3Push:
         parts = _parts(blob, pieces, size, where)
         if blob.size <= size:
             body = next(parts)
-            self._objects.put(path, body, Headers(_OCTETS, CONTENT_CACHE))
+            self._objects.put(path, body, Headers(OCTETS, CONTENT_CACHE))
             progress.advance(len(body))
             return
         target = {"Bucket": self._place.bucket, "Key": self._place.key(path)}
         client = self._bucket.client
         with self._bucket.asked(where):
-            upload = client.create_multipart_upload(**target, ContentType=_OCTETS, CacheControl=CONTENT_CACHE)
+            upload = client.create_multipart_upload(**target, ContentType=OCTETS, CacheControl=CONTENT_CACHE)
             target["UploadId"] = upload["UploadId"]
         done: list[dict[str, Any]] = []
         try:

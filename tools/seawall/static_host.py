@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from seawall.cache_control import CONTENT_CACHE, LIVE_CACHE
 from seawall.errors import InputError
 from seawall.media_type import OCI_INDEX
-from seawall.objects import CONTENT_CACHE, LIVE_CACHE, Object, Part
+from seawall.objects import Object, Part
 from seawall.publication import JSON, OCTETS
 from seawall.server_url import check_url
 from seawall.tree import CATALOG_LINK, V2

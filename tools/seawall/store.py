@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from seawall.cache_control import CONTENT_CACHE, LIVE_CACHE
 from seawall.digest import Digest
 from seawall.errors import InputError, SourceError, TransientError, TreeError, TreeHeldError
 from seawall.listing import FIRST_PAGE, Shape
@@ -25,13 +26,13 @@ from seawall.manifest import parse_manifest
 from seawall.progress import Progress
 from seawall.publication import JSON, Publication, Standing, TreeObject, Wishes, by_depth
 from seawall.publishing import prepare
-from seawall.s3_objects import CONTENT_CACHE, COPY_MAX_BYTES, TAG_CACHE, Found, Headers, Objects
+from seawall.s3_objects import COPY_MAX_BYTES, Found, Headers, Objects
 from seawall.tree import CATALOG_LINK, HELD, LOCKS, RELEASES, V2, Tree
 
 STANDING = f"{RELEASES}/last.json"
 _PING = f"{V2}/"
 _CATALOG = f"{V2}/{CATALOG_LINK}"
-_JSON = Headers(JSON, TAG_CACHE)
+_JSON = Headers(JSON, LIVE_CACHE)
 _HEARTBEAT = 15.0
 _SILENCE = 60.0
 """Seconds after which a run that gave no sign of life is taken to be dead."""
@@ -208,11 +209,11 @@ class _Work:
             self._each(lambda one: self._put_manifest(one, CONTENT_CACHE), (one for one in level if _is_content(one)))
         hold.check()
         pointers = [one for one in plan.list_links if not _is_content(one)]
-        self._each(lambda one: self._put_manifest(one, TAG_CACHE), pointers)
+        self._each(lambda one: self._put_manifest(one, LIVE_CACHE), pointers)
         self._each(self._put_small, plan.list_files)
         self._lists()
         hold.check()
-        self._each(lambda one: self._put_manifest(one, TAG_CACHE), plan.tags)
+        self._each(lambda one: self._put_manifest(one, LIVE_CACHE), plan.tags)
         withdrawn = {f"{V2}/{one.repository}/manifests/{one.tag}" for one in plan.withdrawn}
         gone = self._gone()
         for stage in self._stages(withdrawn | gone):
@@ -328,7 +329,7 @@ class _Work:
     def _put_text(self, path: str, content: bytes, media_type: str) -> None:
         found = self.there.get(path)
         if found is None or found.size != len(content) or not self._is_same(found, content):
-            self.objects.put(path, content, Headers(media_type, TAG_CACHE))
+            self.objects.put(path, content, Headers(media_type, LIVE_CACHE))
             self._count(sent=1, size=len(content))
 
     # Lists and records.
