@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from unit.fake_registry import AMD64, ARM64, FakeImage, FakeRegistry, make_image, make_index, make_layer
 from unit.tool_site import Site
+
+# How fast a machine is that does other things as well says nothing of the tool.
+settings.register_profile("seawall", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("seawall")
 
 
 @pytest.fixture

@@ -71,7 +71,6 @@ def applied(entries: Entries, todo: ListingChange) -> Entries:
     )
 
 
-@settings(deadline=None)
 @given(names=tags | many)
 def test_every_page_follows_the_one_before_it(names: Sequence[str]) -> None:
     folder = Folder(TAGS, whole(names, TAGS))
@@ -89,7 +88,6 @@ def test_every_page_follows_the_one_before_it(names: Sequence[str]) -> None:
     assert folder.entries.links["list"] == folder.entries.links[TAGS.after(START, PAGE_SIZES[-1])]
 
 
-@settings(deadline=None)
 @given(names=tags)
 def test_one_name_leads_to_the_next(names: Sequence[str]) -> None:
     folder = Folder(TAGS, whole(names, TAGS))
@@ -101,7 +99,6 @@ def test_one_name_leads_to_the_next(names: Sequence[str]) -> None:
     assert folder.step(END) == END
 
 
-@settings(deadline=None)
 @given(names=st.sets(repository, max_size=60).map(sorted), last=repository)
 def test_what_comes_after_a_name_that_is_not_listed_is_found(names: Sequence[str], last: str) -> None:
     folder = Folder(CATALOG, whole(names, CATALOG))
@@ -115,13 +112,12 @@ def test_a_change_of_neighbours_reaches_the_page_behind_them() -> None:
     assert applied(whole(old, TAGS), change(old, new, TAGS)) == whole(new, TAGS)
 
 
-@settings(deadline=None)
 @given(old=tags, new=tags)
 def test_a_change_leads_to_what_would_have_been_written_at_once(old: Sequence[str], new: Sequence[str]) -> None:
     assert applied(whole(old, TAGS), change(old, new, TAGS)) == whole(new, TAGS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(old=many, gone=st.sets(st.integers(0, 1300), max_size=8), come=st.sets(st.integers(0, 1400), max_size=8))
 def test_a_change_of_a_long_list_does_too(old: Sequence[str], gone: set[int], come: set[int]) -> None:
     new = sorted({*old, *(f"v{number}" for number in come)} - {f"v{number}" for number in gone})
@@ -147,7 +143,7 @@ def read(folder: Folder, size: int) -> list[str]:
 
 
 @given(old=tags | many, new=tags | many)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_at_any_moment_of_a_change_each_name_is_read_once(old: Sequence[str], new: Sequence[str]) -> None:
     todo = change(old, new, TAGS)
     entries = whole(old, TAGS)

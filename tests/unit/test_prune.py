@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seawall.digest import Digest
@@ -328,7 +328,6 @@ def removed(plan: PrunePlan) -> set[Digest]:
     return {stored.digest for stored in plan.manifest_contents}
 
 
-@settings(deadline=None)
 @given(inventories(), KEEPS)
 def test_nothing_that_a_root_reaches_is_ever_in_the_plan(inventory: Inventory, keep: Keep) -> None:
     plan = plan_prune(inventory, keep)
@@ -348,7 +347,6 @@ def test_nothing_that_a_root_reaches_is_ever_in_the_plan(inventory: Inventory, k
                     assert (repository, blob) not in plan.blobs
 
 
-@settings(deadline=None)
 @given(inventories(), KEEPS)
 def test_tags_locks_and_what_is_young_are_roots(inventory: Inventory, keep: Keep) -> None:
     roots = find_roots(inventory, keep)
@@ -358,7 +356,6 @@ def test_tags_locks_and_what_is_young_are_roots(inventory: Inventory, keep: Keep
     assert {(r.repository, pin.digest) for lock in inventory.locks for r, pin in lock.pins.items()} <= roots
 
 
-@settings(deadline=None)
 @given(inventories(), KEEPS)
 def test_what_stays_has_all_that_it_needs(inventory: Inventory, keep: Keep) -> None:
     plan = plan_prune(inventory, keep)
@@ -376,7 +373,6 @@ def test_what_stays_has_all_that_it_needs(inventory: Inventory, keep: Keep) -> N
             )
 
 
-@settings(deadline=None)
 @given(inventories(), KEEPS)
 def test_an_index_goes_before_what_it_lists(inventory: Inventory, keep: Keep) -> None:
     order = plan_prune(inventory, keep).manifests
@@ -384,7 +380,6 @@ def test_an_index_goes_before_what_it_lists(inventory: Inventory, keep: Keep) ->
         assert not {(repository, child) for child in inventory.needs[digest].manifests} & set(order[:place])
 
 
-@settings(deadline=None)
 @given(inventories(), KEEPS)
 def test_a_second_prune_finds_nothing_more(inventory: Inventory, keep: Keep) -> None:
     plan = plan_prune(inventory, keep)

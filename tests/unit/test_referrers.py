@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seawall.digest import Digest
@@ -783,7 +783,6 @@ ARTIFACTS = [make_artifact(f"{number}", make_image("app")) for number in range(6
 SUBJECT = make_image("app").digest
 
 
-@settings(deadline=None)
 @given(st.permutations(ARTIFACTS), st.lists(st.integers(0, 6), max_size=4), st.sets(st.sampled_from(range(6))))
 def test_a_list_is_a_function_of_the_set(order: list[FakeImage], cuts: list[int], again: Iterable[int]) -> None:
     at_once = make_list("app", SUBJECT, (row_of(one.manifest) for one in ARTIFACTS))

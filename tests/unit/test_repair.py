@@ -325,7 +325,7 @@ def whole() -> Iterator[tuple[Path, FakeRegistry]]:
         yield root, registry
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_whatever_is_lost_or_broken_comes_back(whole: tuple[Path, FakeRegistry], data: st.DataObject) -> None:
     root, registry = whole
