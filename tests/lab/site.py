@@ -89,15 +89,13 @@ class Site:
         for old in (key, key.with_suffix(".pub")):
             old.unlink(missing_ok=True)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "seawall lab", "-f", str(key)])
-        images = {rootfs.name: image(engine, rootfs) for rootfs in {machine.rootfs for machine in machines}}
+        images = {rootfs: image(engine, rootfs) for rootfs in {machine.rootfs for machine in machines}}
         shared = [f"--label={LABEL}={label}", *(["--publish=127.0.0.1::22"] if published else [])]
 
         def start(machine: Machine) -> Host:
             names = (f"--hostname={machine.name}", f"--network-alias={machine.name}")
             options = (*names, *shared, *machine.options)
-            return Host.start(
-                engine, images[machine.rootfs.name], PREFIX + machine.name, machine.address, options=options
-            )
+            return Host.start(engine, images[machine.rootfs], PREFIX + machine.name, machine.address, options=options)
 
         with ThreadPoolExecutor() as threads:
             started = list(threads.map(start, machines))

@@ -27,15 +27,16 @@ from sites.rolled import Rolled, all_of
 pytest_plugins = ["lab.fixtures"]
 
 EXPECTED = Path(__file__).parent / "expected"
-# The tree of one origin is on a small disk of its own.
-SMALL_DISK = replace(ORIGINS[1], options=("--tmpfs=/srv/seawall:size=48m,mode=0755",))
-MACHINES = (BALANCER, ORIGINS[0], SMALL_DISK, CLIENT)
+TRIXIE = replace(base.HOST, suite="trixie")
+# One origin is of the newer Debian, and its tree is on a small disk of its own.
+NEWER = replace(ORIGINS[1], rootfs=TRIXIE, options=("--tmpfs=/srv/seawall:size=48m,mode=0755",))
+MACHINES = (BALANCER, ORIGINS[0], NEWER, CLIENT)
 
 
 @pytest.fixture(scope="session")
 def site(engine: Engine, lab_network: Network, lab_folder: Path) -> Site:
     """The machines, on which nothing was done yet; the engine's end is theirs."""
-    base.tarballs(base.HOST, base.CLIENT, base.BARE, base.BUSYBOX)
+    base.tarballs(base.HOST, TRIXIE, base.CLIENT, base.BARE, base.BUSYBOX)
     return Site.start(engine, lab_folder / "site", MACHINES)
 
 
