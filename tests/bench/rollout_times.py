@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long rollouts take: a site of three origins from bare hosts, again, and with one image more.
+"""How long rollouts take: a site of three origins from bare hosts, again, with one image more, and back.
 
     tests/lab/sandbox env PYTHONPATH=tools:tests .venv/bin/python tests/bench/rollout_times.py
 
@@ -36,7 +36,7 @@ def timed(what: str, play: Callable[[], Run]) -> Run:
     seconds = time.monotonic() - start
     if run.code != 0:
         raise SystemExit(run.output)
-    print(f"{what:<34} {seconds:6.1f} s   {run.changed:4} tasks changed something", flush=True)
+    print(f"{what:<40} {seconds:6.1f} s   {run.changed:4} tasks changed something", flush=True)
     return run
 
 
@@ -69,6 +69,12 @@ def measure(rollout: Rollout, samples: images.Samples) -> None:
     timed("site.yml again", lambda: rollout.play("site.yml"))
     rollout.declare([samples.layers, samples.oci_index])
     timed("publish.yml, one image more", lambda: rollout.play("playbooks/publish.yml"))
+    timed("publish.yml again", lambda: rollout.play("playbooks/publish.yml"))
+    timed("rollback.yml -e release=1", lambda: rollout.play("playbooks/rollback.yml", "-e", "release=1"))
+    changed = ("-e", "origin_tag_max_age=61")
+    timed("origin.yml, another configuration", lambda: rollout.play("playbooks/origin.yml", *changed))
+    back = ("-e", "configuration=previous")
+    timed("rollback.yml -e configuration=previous", lambda: rollout.play("playbooks/rollback.yml", *back))
 
 
 if __name__ == "__main__":
