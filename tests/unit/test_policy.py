@@ -14,10 +14,18 @@ TOP = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (TOP / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((TOP / "playbooks").glob("*.yml"))
 TIERS = [path for path in PLAYBOOKS if path.stem not in {"preflight", "promote"}]
-AT_ONCE = {"Bring the tags back to how they were", "Write down what was proved"}
-"""Plays without batches: a rollback is to take seconds, and the other changes no host."""
+AT_ONCE = {
+    "Want to be told what to go back to",
+    "Bring the tags back to how they were",
+    "Write down what was proved",
+}
+"""Plays without batches: a rollback is to take seconds, and the others change no host."""
 SERIAL = "{{ rollout_serial | default([1, '25%', '100%']) }}"
-TASK_FILES = sorted((TOP / "roles").glob("*/tasks/*.yml")) + sorted((TOP / "roles").glob("*/handlers/*.yml"))
+TASK_FILES = [
+    path
+    for folder in ("roles/*/tasks", "roles/*/handlers", "playbooks/tasks")
+    for path in sorted(TOP.glob(f"{folder}/*.yml"))
+]
 
 
 def read(path: Path) -> Any:
@@ -70,14 +78,20 @@ def test_every_tier_is_rolled_out_in_batches_and_fails_fast(playbook: Path) -> N
             assert play.get("max_fail_percentage") == (None if rescues else 0)
 
 
-def test_a_play_imports_the_roles_of_its_handlers_in_the_order_in_which_these_are_to_run() -> None:
-    for name in ("origin", "rollback"):
-        last: dict[str, int] = {}
-        for play in read(TOP / f"playbooks/{name}.yml"):
-            for number, task in enumerate(tasks_of([play])):
-                role = task.get("ansible.builtin.import_role", {}).get("name")
-                last[role] = number
-        assert last["rolling"] < last["nginx_base"] < last["origin"], name
+@pytest.mark.parametrize("name", ["origin", "edge", "endpoint"])
+def test_a_play_imports_the_roles_of_its_handlers_in_the_order_in_which_these_are_to_run(name: str) -> None:
+    last: dict[str, int] = {}
+    for play in read(TOP / f"playbooks/{name}.yml"):
+        for number, task in enumerate(tasks_of([play])):
+            role = task.get("ansible.builtin.import_role", {}).get("name")
+            last[role] = number
+    assert last["rolling"] < last["nginx_base"] < last[name]
+
+
+@pytest.mark.parametrize("name", ["origin", "edge", "endpoint"])
+def test_a_host_goes_back_by_itself_when_its_configuration_does_not_serve(name: str) -> None:
+    for play in read(TOP / f"playbooks/{name}.yml"):
+        assert [set(task) for task in play["tasks"]] == [{"name", "block", "rescue"}]
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name_of)
