@@ -76,6 +76,9 @@ class Host:
             f"--hostname={name}",
             f"--network={network.name}",
             f"--ip={address}",
+            # What sshd calls those who come through the engine (`exec`), and looks up for each of them: 10 s a task
+            # where a test closed the way to the name server.
+            "--add-host=UNKNOWN:127.0.0.1",
             *init,
             *options,
             image.reference,
