@@ -4,8 +4,7 @@ import base64
 import contextlib
 import hashlib
 import http.client
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ import botocore.exceptions
 from seawall.digest import Digest
 from seawall.errors import NotFoundError, TreeError
 from seawall.s3 import Bucket, status_of
+from seawall.store_objects import Found, Headers, check_content
 
 PART_BYTES = 8 * 1024 * 1024
 """What is no larger is one PUT; what is larger is sent in parts of it, which bounds the memory of each job."""
@@ -27,44 +27,12 @@ COPY_MAX_BYTES = 5 * 1024 * 1024 * 1024
 DIGEST_METADATA = "docker-content-digest"
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
-    """What an object is stored with."""
-
-    media_type: str
-    cache: str
-    digest: Digest | None = None
-    """Of a manifest: kept as metadata, which the store or an edge tells clients as Docker-Content-Digest."""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The same as boto3 wants it."""
-        found: dict[str, Any] = {"ContentType": self.media_type, "CacheControl": self.cache}
-        return found | ({"Metadata": {DIGEST_METADATA: str(self.digest)}} if self.digest else {})
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a store says of an object."""
-
-    size: int
-    """Bytes."""
-    etag: str
-    age: float
-    """Seconds since it was written, by the store's clock."""
-    media_type: str = ""
-    digest: str = ""
-    """What its metadata say, for a manifest."""
-
-
 class Objects:
-    """Writes objects of *bucket*; may be used by several threads. Paths are those of the tree.
+    """Writes objects of *bucket*, as :class:`~seawall.store_objects.StoreObjects` wants them written.
 
     Args:
         bucket: where.
         acl: a canned ACL for each object, as ``public-read``; empty: the bucket's own rules.
-
-    Errors of all methods: :class:`~seawall.errors.SeawallError` where the store does not answer, or refuses.
     """
 
     def __init__(self, bucket: Bucket, acl: str = "") -> None:
@@ -98,20 +66,26 @@ class Objects:
         with self.bucket.asked(self.where(path)):
             self._put(path, body, headers)
 
-    def put_if(self, path: str, body: bytes, headers: Headers, condition: Mapping[str, str]) -> str | None:
-        """Put an object if *condition* holds, or where the store knows no conditions; return its ETag, None where not.
+    def put_if(self, path: str, body: bytes, headers: Headers, etag: str | None) -> str | None:
+        """Put an object in the place of the one with *etag*, or where the store knows no conditions in any case.
 
         Args:
             path: the object.
             body: its bytes.
             headers: what it is stored with.
-            condition: ``IfMatch`` or ``IfNoneMatch``.
+            etag: of what is to be there; None: nothing is.
+
+        Returns:
+            Its own ETag; None where something else is there.
         """
-        etag = self._put_if(path, body, headers, condition)
-        if etag is None and "IfMatch" in condition:
-            # Ceph's gateway compares it as it is stored: without the quotes that it is told with.
-            etag = self._put_if(path, body, headers, {"IfMatch": condition["IfMatch"].strip('"')})
-        return etag
+        if etag is None:
+            return self._put_if(path, body, headers, {"IfNoneMatch": "*"})
+        # Ceph's gateway compares it as it is stored: without the quotes that it is told with.
+        for spelled in (etag, etag.strip('"')):
+            written = self._put_if(path, body, headers, {"IfMatch": spelled})
+            if written is not None:
+                return written
+        return None
 
     def _put_if(self, path: str, body: bytes, headers: Headers, condition: Mapping[str, str]) -> str | None:
         try:
@@ -131,8 +105,10 @@ class Objects:
             with self.bucket.asked(self.where(path)):
                 raise
 
-    def copy(self, source: str, path: str) -> bool:
-        """Copy the object *source* within the store, with its headers; return whether it was there."""
+    def copy(self, source: str, path: str, size: int, headers: Headers) -> bool:  # noqa: ARG002 - they come along
+        """Copy the object *source* within the store, with its headers; return whether it was there, and could be."""
+        if size > COPY_MAX_BYTES:
+            return False
         try:
             with self.bucket.asked(self.where(path)):
                 place = self.bucket.place
@@ -147,6 +123,14 @@ class Objects:
         """Remove an object; one that is not there is no error."""
         with self.bucket.asked(self.where(path)), contextlib.suppress(NotFoundError):
             self.bucket.client.delete_object(**self._at(path))
+
+    def unused(self, used: Set[Digest], grace: float) -> list[str]:  # noqa: ARG002
+        """Return nothing: what uploads in parts left behind is the store's own to remove, by a lifecycle rule."""
+        return []
+
+    def remove_unused(self, name: str) -> None:
+        """Remove one of :meth:`unused`, as any object."""
+        self.remove(name)
 
     def listed(self, prefix: str) -> dict[str, Found]:
         """Return every object whose path begins with *prefix*, by its path; without media types and digests."""
@@ -172,7 +156,7 @@ class Objects:
             part_size = max(PART_BYTES, -(-size // PARTS_MAX))
             if size <= part_size:
                 body = file.read_bytes()
-                _check(Digest.of(body), digest, file)
+                check_content(Digest.of(body), digest, file)
                 self.put(path, body, headers)
                 advance(len(body))
             else:
@@ -189,7 +173,7 @@ class Objects:
         upload, there = self._unfinished(path)
         if upload is None:
             with self.bucket.asked(where):
-                upload = client.create_multipart_upload(**target, **self._acl, **headers.fields)["UploadId"]
+                upload = client.create_multipart_upload(**target, **self._acl, **_fields(headers))["UploadId"]
         hasher, done = hashlib.sha256(), []
         with file.open("rb") as opened:
             for number, part in enumerate(iter(lambda: opened.read(part_size), b""), 1):
@@ -213,7 +197,7 @@ class Objects:
         if hasher.hexdigest() != digest.hex:
             with self.bucket.asked(where):
                 client.abort_multipart_upload(**target, UploadId=upload)
-        _check(Digest(hasher.hexdigest()), digest, file)
+        check_content(Digest(hasher.hexdigest()), digest, file)
         with self.bucket.asked(where):
             client.complete_multipart_upload(**target, UploadId=upload, MultipartUpload={"Parts": done})
 
@@ -233,12 +217,18 @@ class Objects:
         self, path: str, body: bytes | bytearray, headers: Headers, condition: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         answer: dict[str, Any] = self.bucket.client.put_object(
-            **self._at(path), **self._acl, **headers.fields, Body=body, ContentMD5=md5_of(body), **(condition or {})
+            **self._at(path), **self._acl, **_fields(headers), Body=body, ContentMD5=md5_of(body), **(condition or {})
         )
         return answer
 
     def _at(self, path: str) -> dict[str, str]:
         return {"Bucket": self.bucket.place.bucket, "Key": self.bucket.place.key(path)}
+
+
+def _fields(headers: Headers) -> dict[str, Any]:
+    """Return *headers* as boto3 wants them."""
+    found: dict[str, Any] = {"ContentType": headers.media_type, "CacheControl": headers.cache}
+    return found | ({"Metadata": {DIGEST_METADATA: str(headers.digest)}} if headers.digest else {})
 
 
 def _found(answer: dict[str, Any]) -> Found:
@@ -266,8 +256,3 @@ def md5_of(body: bytes | bytearray) -> str:
 
 def _base64(raw: bytes) -> str:
     return base64.b64encode(raw).decode("ascii")
-
-
-def _check(found: Digest, wanted: Digest, file: Path) -> None:
-    if found != wanted:
-        raise TreeError(str(file), f"holds other bytes than its name says ({found})", "run seawall verify --repair")

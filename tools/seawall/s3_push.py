@@ -25,14 +25,8 @@ from seawall.pushing import OpenBlob, Package, Shipment, plan_push
 from seawall.release import Release, TagMove, release_text
 from seawall.s3 import Bucket
 from seawall.s3_files import S3Files
-from seawall.s3_objects import (
-    PART_BYTES,
-    PARTS_MAX,
-    Found,
-    Headers,
-    Objects,
-    md5_of,
-)
+from seawall.s3_objects import PART_BYTES, PARTS_MAX, Objects, md5_of
+from seawall.store_objects import Found, Headers
 from seawall.sync import until
 from seawall.tree import RELEASES, V2
 
@@ -135,7 +129,7 @@ class S3Push:
         parts = _parts(blob, pieces, size, where)
         if blob.size <= size:
             body = next(parts)
-            self._objects.put(path, body, Headers(OCTETS, CONTENT_CACHE))
+            self._objects.put(path, bytes(body), Headers(OCTETS, CONTENT_CACHE))
             progress.advance(len(body))
             return
         target = {"Bucket": self._place.bucket, "Key": self._place.key(path)}
@@ -171,9 +165,8 @@ class S3Push:
             if found and tag in tags:
                 return True
             document = {"name": repository, "tags": sorted({*tags, tag})}
-            condition = {"IfMatch": found.etag} if found else {"IfNoneMatch": "*"}
             content = json.dumps(document, separators=(",", ":")).encode()
-            return self._objects.put_if(path, content, _JSON, condition) is not None
+            return self._objects.put_if(path, content, _JSON, found.etag if found else None) is not None
 
         self._until_done(attempt, path)
 
@@ -205,7 +198,7 @@ class S3Push:
             number += 1
             text = release_text(Release(number, now, "push", "", (move,)))
             path = f"{RELEASES}/{number}.json"
-            return self._objects.put_if(path, text.encode(), _JSON, {"IfNoneMatch": "*"}) is not None
+            return self._objects.put_if(path, text.encode(), _JSON, None) is not None
 
         self._until_done(attempt, RELEASES)
         return number

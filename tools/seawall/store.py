@@ -26,7 +26,7 @@ from seawall.manifest import parse_manifest
 from seawall.progress import Progress
 from seawall.publication import JSON, Publication, Standing, TreeObject, Wishes, by_depth
 from seawall.publishing import prepare
-from seawall.s3_objects import COPY_MAX_BYTES, Found, Headers, Objects
+from seawall.store_objects import Found, Headers, StoreObjects
 from seawall.tree import CATALOG_LINK, HELD, LOCKS, RELEASES, V2, Tree
 
 STANDING = f"{RELEASES}/last.json"
@@ -59,7 +59,7 @@ class Stored:
         return bool(self.sent or self.copied or self.removed)
 
 
-def publish(tree: Tree, objects: Objects, jobs: int, progress: Progress, wishes: Wishes) -> Stored:
+def publish(tree: Tree, objects: StoreObjects, jobs: int, progress: Progress, wishes: Wishes) -> Stored:
     """Bring the store of *objects* to the last release of *tree*.
 
     Killed at any moment it leaves a store that serves all that it served, and the next run finishes.
@@ -100,10 +100,10 @@ class _Hold:
 
 
 @contextlib.contextmanager
-def _held(objects: Objects) -> Iterator[_Hold]:
+def _held(objects: StoreObjects) -> Iterator[_Hold]:
     me = {"host": socket.gethostname(), "process": os.getpid(), "run": uuid.uuid4().hex}
     body = json.dumps(me).encode()
-    etag = objects.put_if(HELD, body, _JSON, {"IfNoneMatch": "*"}) or _taken_over(objects, body)
+    etag = objects.put_if(HELD, body, _JSON, None) or _taken_over(objects, body)
     hold, over = _Hold(objects.where("")), threading.Event()
 
     def beat() -> None:
@@ -111,7 +111,7 @@ def _held(objects: Objects) -> Iterator[_Hold]:
         while not over.wait(_HEARTBEAT):
             # The store may be out of reach for a moment; whether it was too long, the next answer tells.
             with contextlib.suppress(SourceError):
-                current = objects.put_if(HELD, body, _JSON, {"IfMatch": str(current)})
+                current = objects.put_if(HELD, body, _JSON, current)
                 hold.is_lost = current is None
                 if hold.is_lost:
                     return
@@ -127,7 +127,7 @@ def _held(objects: Objects) -> Iterator[_Hold]:
             objects.remove(HELD)
 
 
-def _taken_over(objects: Objects, body: bytes) -> str:
+def _taken_over(objects: StoreObjects, body: bytes) -> str:
     """Return the ETag of the hold that a dead run left, now ours.
 
     Raises:
@@ -137,9 +137,8 @@ def _taken_over(objects: Objects, body: bytes) -> str:
     holder: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
         holder = dict(json.loads(found[0])) if found else {}
-    condition = {"IfMatch": found[1].etag} if found else {"IfNoneMatch": "*"}
     if not found or found[1].age > _SILENCE or _is_dead(holder):
-        etag = objects.put_if(HELD, body, _JSON, condition)
+        etag = objects.put_if(HELD, body, _JSON, found[1].etag if found else None)
         if etag is not None:
             return etag
     who = f"process {holder.get('process', 'unknown')} on {holder.get('host', 'unknown')}"
@@ -164,7 +163,7 @@ class _Work:
     """One publication on its way to one store."""
 
     tree: Tree
-    objects: Objects
+    objects: StoreObjects
     jobs: int
     progress: Progress
     wishes: Wishes
@@ -179,7 +178,7 @@ class _Work:
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def begin(cls, tree: Tree, objects: Objects, jobs: int, progress: Progress, wishes: Wishes) -> "_Work":
+    def begin(cls, tree: Tree, objects: StoreObjects, jobs: int, progress: Progress, wishes: Wishes) -> "_Work":
         standing, etag = _standing(objects, tree)
         everything = wishes.everything or wishes.delete is not None
         private = private_text(tree)
@@ -280,10 +279,10 @@ class _Work:
         def bring(links: list[TreeObject]) -> None:
             known = source.get(links[0].digest)
             for one in links:
-                if known and one.size <= COPY_MAX_BYTES and self.objects.copy(known, one.path):
+                headers = Headers(one.media_type, CONTENT_CACHE)
+                if known and self.objects.copy(known, one.path, one.size, headers):
                     self._count(copied=1)
                     continue
-                headers = Headers(one.media_type, CONTENT_CACHE)
                 file = self.tree.root / one.target
                 self.objects.send(file, one.path, one.digest, headers, self.progress.advance)
                 self._count(sent=1, size=one.size)
@@ -369,7 +368,7 @@ class _Work:
             if one.path in there and there[one.path].size == one.size:
                 return
             content = self._bytes(one)
-            if self.objects.put_if(one.path, content, _JSON, {"IfNoneMatch": "*"}) is not None:
+            if self.objects.put_if(one.path, content, _JSON, None) is not None:
                 self._count(sent=1, size=one.size)
                 return
             found = self.objects.get(one.path)
@@ -394,8 +393,7 @@ class _Work:
             "private": self.private,
         }
         body = json.dumps(document, indent=1).encode() + b"\n"
-        condition = {"IfMatch": self.etag} if self.etag else {"IfNoneMatch": "*"}
-        if self.objects.put_if(STANDING, body, _JSON, condition) is None:
+        if self.objects.put_if(STANDING, body, _JSON, self.etag) is None:
             raise TreeHeldError(self.objects.where(""), "was published to by another run meanwhile", "run again")
 
     # Removing.
@@ -466,7 +464,7 @@ def _is_content(one: TreeObject) -> bool:
     return ":" in one.path.rpartition("/")[2]
 
 
-def _standing(objects: Objects, tree: Tree) -> tuple[Standing, str | None]:
+def _standing(objects: StoreObjects, tree: Tree) -> tuple[Standing, str | None]:
     """Return what the store says it has, and the ETag of where it says so; None where it says nothing."""
     found = objects.get(STANDING)
     if found is None:
