@@ -19,7 +19,7 @@ _NOW = "2026-11-21T20:00:00.000Z"
 class FakeStore:
     """Serves one bucket on 127.0.0.1."""
 
-    def __init__(self) -> None:
+    def __init__(self, handler: "type[Handler] | None" = None) -> None:
         self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
         """Contents and headers by key."""
         self.written: list[str] = []
@@ -39,12 +39,12 @@ class FakeStore:
         self.lock = threading.RLock()
         store = self
 
-        class Handler(_Handler):
+        class Bound(handler or Handler):  # type: ignore[misc]
             def __init__(self, *arguments: object) -> None:
                 self.store = store
-                super().__init__(*arguments)  # type: ignore[arg-type]
+                super().__init__(*arguments)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
@@ -62,7 +62,7 @@ class FakeStore:
         self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     store: FakeStore
     protocol_version = "HTTP/1.1"
 

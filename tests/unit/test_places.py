@@ -22,7 +22,16 @@ from seawall.http_files import HttpFiles
 from seawall.http_session import HttpSession
 from seawall.manifest import Descriptor
 from seawall.path_files import PathFiles
-from seawall.place import HttpPlace, PathPlace, Place, S3Place, SshPlace, parse_place
+from seawall.place import (
+    HttpPlace,
+    PathPlace,
+    Place,
+    S3Place,
+    SshPlace,
+    SwiftPlace,
+    parse_destination,
+    parse_place,
+)
 from seawall.reference import TreeLocation, parse_image_source, parse_location
 from seawall.ssh_files import SshFiles
 from seawall.tree_files import TreeFiles
@@ -145,6 +154,42 @@ def test_a_digest_counts_more_than_a_tag_beside_it() -> None:
 def test_other_spellings_are_refused_and_say_why(text: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         parse_location(text, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("swift://images", SwiftPlace("images")),
+        ("swift://My Images/a/b/", SwiftPlace("My Images", "a/b")),
+        ("s3://images/a", S3Place("images", "a")),
+    ],
+)
+def test_a_container_is_a_place_to_publish_to(text: str, place: Place | SwiftPlace) -> None:
+    found = parse_destination(text, "here")
+    assert found == place
+    assert parse_destination(str(found), "here") == place
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("swift:images", "is no place"),
+        ("swift:///prod", "names no container"),
+        (f"swift://{'x' * 257}", "names no container"),
+        ("swift://joe:s3cret@images", "names no container"),
+        ("swift://images/a/../b", "has no plain prefix"),
+    ],
+)
+def test_what_names_no_container_is_refused(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        parse_destination(text, "here")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_container_is_not_read_from() -> None:
+    for parse in (parse_image_source, lambda spelled: parse_location(spelled, "here")):
+        with pytest.raises(InputError):
+            parse("swift://images/v2/app")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Places that hold a tree, and how they are spelled.
 
-A path, ``ssh://[USER@]HOST[:PORT]/PATH``, ``s3://BUCKET[/PREFIX]`` and, to read from, any ``http://`` or ``https://``
-URL below which a server has ``v2/``. A repository in a tree is spelled by its address: ``PLACE/v2/REPOSITORY``.
+A path, ``ssh://[USER@]HOST[:PORT]/PATH``, ``s3://BUCKET[/PREFIX]``; to publish to, ``swift://CONTAINER[/PREFIX]``; to
+read from, any ``http://`` or ``https://`` URL below which a server has ``v2/``. A repository in a tree is spelled by
+its address: ``PLACE/v2/REPOSITORY``.
 """
 
 import re
@@ -18,9 +19,12 @@ _SSH_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z
 _PORT = re.compile(r"[0-9]{1,5}")
 # Amazon S3's "General purpose buckets naming rules", and the underscores that other stores allow.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+# "Object Storage API overview": up to 256 bytes without a slash.
+_CONTAINER_BYTES = 256
 _V2 = "/v2/"
 
 SPELLINGS = "a path, ssh://[USER@]HOST[:PORT]/PATH or s3://BUCKET[/PREFIX]"
+DESTINATIONS = "a path, ssh://[USER@]HOST[:PORT]/PATH, s3://BUCKET[/PREFIX] or swift://CONTAINER[/PREFIX]"
 _ADDRESSES = (
     "write PATH/v2/REPOSITORY, ssh://[USER@]HOST[:PORT]/PATH/v2/REPOSITORY, https://HOST[/PREFIX]/v2/REPOSITORY or "
     "s3://BUCKET[/PREFIX]/v2/REPOSITORY"
@@ -84,6 +88,22 @@ class S3Place:
         return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class SwiftPlace:
+    """A tree in a container of an OpenStack Swift store, its files as objects under the same names."""
+
+    container: str
+    prefix: str = ""
+    """Without slashes at its ends."""
+
+    def key(self, path: str) -> str:
+        """Return the name of the object for the tree's file *path*."""
+        return f"{self.prefix}/{path}" if self.prefix else path
+
+    def __str__(self) -> str:
+        return f"swift://{self.container}/{self.prefix}" if self.prefix else f"swift://{self.container}"
+
+
 Place = PathPlace | SshPlace | HttpPlace | S3Place
 
 
@@ -130,6 +150,22 @@ def parse_place(text: str, where: str) -> Place:
     raise InputError(where, f"{shown(text)!r} is no place that holds a tree", f"write {SPELLINGS}")
 
 
+def parse_destination(text: str, where: str) -> Place | SwiftPlace:
+    """Return the place to publish to that *text* spells.
+
+    Raises:
+        InputError: it is none, or malformed.
+    """
+    if not text.startswith("swift://"):
+        return parse_place(text, where)
+    todo = "write swift://CONTAINER[/PREFIX]"
+    container, _, prefix = text.removeprefix("swift://").partition("/")
+    is_plain = container not in {"", ".", ".."} and container.isprintable() and not set(container) & set("?#@")
+    if not is_plain or len(container.encode()) > _CONTAINER_BYTES:
+        raise InputError(where, f"{shown(text)!r} names no container", todo)
+    return SwiftPlace(container, _parse_prefix(prefix, text, where, todo))
+
+
 def _parse_ssh(rest: str, text: str, where: str) -> SshPlace:
     authority, _, path = rest.partition("/")
     todo = "write ssh://[USER@]HOST[:PORT]/PATH"
@@ -156,13 +192,18 @@ def _split_port(address: str) -> tuple[str, str, str]:
 
 def _parse_s3(rest: str, text: str, where: str) -> S3Place:
     bucket, _, prefix = rest.partition("/")
-    prefix = prefix.strip("/")
+    todo = "write s3://BUCKET[/PREFIX]"
     if _BUCKET.fullmatch(bucket) is None:
-        raise InputError(where, f"{shown(text)!r} names no bucket", "write s3://BUCKET[/PREFIX]")
+        raise InputError(where, f"{shown(text)!r} names no bucket", todo)
+    return S3Place(bucket, _parse_prefix(prefix, text, where, todo))
+
+
+def _parse_prefix(prefix: str, text: str, where: str, todo: str) -> str:
+    prefix = prefix.strip("/")
     parts = prefix.split("/") if prefix else []
     if any(part in {"", ".", ".."} or not part.isprintable() or set(part) & set("?#\\") for part in parts):
-        raise InputError(where, f"{shown(text)!r} has no plain prefix", "write s3://BUCKET[/PREFIX]")
-    return S3Place(bucket, prefix)
+        raise InputError(where, f"{shown(text)!r} has no plain prefix", todo)
+    return prefix
 
 
 def _parse_http(text: str, where: str) -> HttpPlace:

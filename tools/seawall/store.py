@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -198,7 +198,8 @@ class _Work:
         missing = [one for one in self._links() if not self._has(one)]
         blobs = {one.digest: one.size for one in missing if one in set(self.publication.blob_links)}
         size = sum(blobs.values()) + sum(one.size for one in missing if one.digest not in blobs)
-        return replace(self.stored, sent=len(missing), size=size, removed=len(self._gone()))
+        gone = self._gone()
+        return replace(self.stored, sent=len(missing), size=size, removed=len(gone) + len(self._unused(gone)))
 
     def do(self, hold: _Hold) -> None:
         plan = self.publication
@@ -218,6 +219,7 @@ class _Work:
         for stage in self._stages(withdrawn | gone):
             hold.check()
             self._each(self._remove, stage)
+        self._each(self._remove_unused, self._unused(gone))
         self._each(self._put_small, plan.locks)
         self._records()
         hold.check()
@@ -343,7 +345,7 @@ class _Work:
         # Some stores keep no bytes under a name that ends so; that it answers is what counts.
         if plan.is_whole and self.objects.head(_PING) is None:
             self._put_text(_PING, b"{}", JSON)
-        if plan.repositories or self.standing.catalog_private != self.private:
+        if plan.is_whole or plan.repositories or self.standing.catalog_private != self.private:
             prefixes = parse_prefixes(self.private)
             names = {*plan.repositories, *(() if plan.is_whole else self._catalog())}
             public = sorted(name for name in names if not is_private(name, prefixes))
@@ -430,6 +432,18 @@ class _Work:
 
     def _remove(self, path: str) -> None:
         self.objects.remove(path)
+        self._count(removed=1)
+
+    def _unused(self, gone: Set[str]) -> list[str]:
+        """Return the pieces of blobs that no object is made of any more, once *gone* is."""
+        if self.wishes.delete is None:
+            return []
+        paths = {*(self.there.keys() - gone), *(one.path for one in self.publication.blob_links)}
+        names = (path.rpartition("/")[2] for path in paths if "/blobs/" in path)
+        return self.objects.unused({Digest.parse(name) for name in names}, self.wishes.delete)
+
+    def _remove_unused(self, name: str) -> None:
+        self.objects.remove_unused(name)
         self._count(removed=1)
 
     # Work in parallel.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,22 +13,25 @@ from seawall.commands.options import PATH, as_json_option, dry_run_option, jobs_
 from seawall.commands.output import count, print_json, tell
 from seawall.duration import DEFAULT_GRACE, parse_duration
 from seawall.errors import InputError, SeawallError
-from seawall.place import SPELLINGS, PathPlace, S3Place, SshPlace, parse_place, shown
+from seawall.place import DESTINATIONS, PathPlace, S3Place, SshPlace, SwiftPlace, parse_destination, shown
 from seawall.progress import Progress
 from seawall.publication import Wishes
 from seawall.replica import publish as publish_replica
 from seawall.terminal import readable, watch
 from seawall.tree import Tree
 
+if TYPE_CHECKING:
+    from seawall.store_objects import StoreObjects
+
 _ACLS = ("private", "public-read", "authenticated-read", "bucket-owner-read", "bucket-owner-full-control")
-_Place = PathPlace | SshPlace | S3Place
+_Place = PathPlace | SshPlace | S3Place | SwiftPlace
 
 
 @click.command("publish")
 @click.argument("tree_root", metavar="TREE", type=PATH)
 @click.argument("destinations", metavar="DEST...", nargs=-1, required=True)
 @click.option("--all", "everything", is_flag=True, help="Compare all of TREE, and not only what DEST has no record of.")
-@click.option("--delete", is_flag=True, help="With s3: also remove what TREE serves no more, as prune does.")
+@click.option("--delete", is_flag=True, help="With s3 and swift: also remove what TREE serves no more, as prune does.")
 @click.option(
     "--grace",
     metavar="DURATION",
@@ -53,15 +56,17 @@ def command(
 ) -> None:
     """Bring every DEST to the last release of TREE: content first, pointers last, only what is new.
 
-    DEST is a path, ssh://[USER@]HOST[:PORT]/PATH (where rsync is installed) or s3://BUCKET[/PREFIX]. Several are
-    served side by side; one that fails does not stop the others.
+    DEST is a path, ssh://[USER@]HOST[:PORT]/PATH (where rsync is installed), s3://BUCKET[/PREFIX] or
+    swift://CONTAINER[/PREFIX]. Several are served side by side; one that fails does not stop the others.
     """
     tree = Tree.existing(tree_root)
     places = [_place(text) for text in destinations]
     if len(set(places)) < len(places):
         raise InputError(" ".join(map(str, places)), "names one destination twice", "name each once")
-    if (delete or acl) and not all(isinstance(place, S3Place) for place in places):
-        raise InputError("--delete" if delete else "--acl", "is for s3 alone", "leave it out: a replica prunes itself")
+    if acl and not all(isinstance(place, S3Place) for place in places):
+        raise InputError("--acl", "is for s3 alone", "leave it out: others say so for all that they hold")
+    if delete and not all(isinstance(place, S3Place | SwiftPlace) for place in places):
+        raise InputError("--delete", "is for s3 and swift alone", "leave it out: a replica prunes itself")
     kept = parse_duration(grace, "--grace")
     wishes = Wishes(everything=everything, delete=kept if delete else None, dry_run=dry_run)
     with watch() as progress, ThreadPoolExecutor(len(places), thread_name_prefix="publish") as pool:
@@ -128,20 +133,17 @@ class _Lines:
 
 
 def _place(text: str) -> _Place:
-    place = parse_place(text, shown(text))
-    if not isinstance(place, PathPlace | SshPlace | S3Place):
-        raise InputError(shown(text), "is no place that a tree is published to", f"write {SPELLINGS}")
+    place = parse_destination(text, shown(text))
+    if not isinstance(place, PathPlace | SshPlace | S3Place | SwiftPlace):
+        raise InputError(shown(text), "is no place that a tree is published to", f"write {DESTINATIONS}")
     return place
 
 
 def _publish(tree: Tree, place: _Place, progress: Progress, wishes: Wishes, options: _StoreOptions) -> _Ended:
-    if isinstance(place, S3Place):
-        # boto3 takes its time to be read.
-        from seawall.s3 import Bucket  # noqa: PLC0415
-        from seawall.s3_objects import Objects  # noqa: PLC0415
-        from seawall.store import publish as publish_store  # noqa: PLC0415
+    if isinstance(place, S3Place | SwiftPlace):
+        from seawall.store import publish as publish_store  # noqa: PLC0415 - as below
 
-        stored = publish_store(tree, Objects(Bucket(place), options.acl), options.jobs, progress, wishes)
+        stored = publish_store(tree, _objects(place, options.acl), options.jobs, progress, wishes)
         return _Ended(
             place,
             stored.changed,
@@ -163,6 +165,19 @@ def _publish(tree: Tree, place: _Place, progress: Progress, wishes: Wishes, opti
         links=len(carried.sent.links),
         removed=carried.removed,
     )
+
+
+def _objects(place: S3Place | SwiftPlace, acl: str) -> "StoreObjects":
+    """Return what writes objects at *place*; the libraries take their time to be read."""
+    if isinstance(place, SwiftPlace):
+        from seawall.swift import Container  # noqa: PLC0415
+        from seawall.swift_objects import SwiftObjects  # noqa: PLC0415
+
+        return SwiftObjects(Container(place))
+    from seawall.s3 import Bucket  # noqa: PLC0415
+    from seawall.s3_objects import Objects  # noqa: PLC0415
+
+    return Objects(Bucket(place), acl)
 
 
 def _lines(ended: _Ended, *, dry_run: bool) -> Iterator[str]:
