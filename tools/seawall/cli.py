@@ -22,6 +22,7 @@ COMMANDS = (
     "lists",
     "lock",
     "ls",
+    "prepare",
     "prune",
     "publish",
     "pull",
