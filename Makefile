@@ -124,7 +124,7 @@ test-unit: $(VENV)/installed-tests ## test the tool, and the project's own rules
 
 # Two sandboxes side by side, because a play keeps hardly more than one core busy: what stands around origins (balancers,
 # edges, endpoints, machines that pull, and a bare one that makes itself an origin) in one, origins in the other.
-E2E_AROUND := $(foreach name,balancer bare client edge endpoint matrix,tests/e2e/test_$(name).py)
+E2E_AROUND := $(foreach name,balancer bare client edge endpoint matrix stores,tests/e2e/test_$(name).py)
 
 .PHONY: test-e2e
 test-e2e: $(VENV)/installed-tests ## test real hosts, nginx, registries and clients (as root)

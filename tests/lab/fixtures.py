@@ -18,6 +18,7 @@ from .engine import Engine
 from .images import Sample, Samples
 from .network import LAB, Namespace, Network
 from .store import Store
+from .swift import Swift
 from .upstream import Upstream
 
 CLIENT_ADDRESS = "198.18.0.200"
@@ -82,6 +83,13 @@ def store(lab_folder: Path, lab_network: Network) -> Iterator[Store]:
 def ceph_store(lab_folder: Path, lab_network: Network) -> Iterator[Store]:
     """Ceph's S3 store on 198.18.0.1:8355, with a bucket "images" that everybody may list."""
     with gateway.start(lab_folder / "ceph", host=lab_network.gateway) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def swift(lab_folder: Path, lab_network: Network) -> Iterator[Swift]:
+    """OpenStack Swift on 198.18.0.1:8360, without a container."""
+    with Swift.start(lab_folder / "swift", host=lab_network.gateway) as started:
         yield started
 
 

@@ -3,10 +3,12 @@
     with ForkServer() as tool:
         steps = tool.run("sync", lock, tree).steps
         ended = tool.run("sync", lock, tree, kill_at=steps // 2, delay=0.0005)
+        ended = tool.run("publish", tree, place, kill_after=0.7)
 
 A moment on a clock may come before the work or after it. So the steps are counted that a run takes once it holds the
 tree: each time that it writes, renames, links or removes a file, or connects to a server. At one of these, or so much
-later, it gets its SIGKILL. A process that has read the whole tool already forks each run.
+later, it gets its SIGKILL; where most of the work is a store's, so many seconds after it began. A process that has read
+the whole tool already forks each run.
 """
 
 import gc
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,13 +52,20 @@ class Ended:
 
 
 class ForkServer:
-    """The process that forks."""
+    """The process that forks.
+
+    Args:
+        env: what runs have in their environment besides what this process has.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._env = env or {}
 
     def __enter__(self) -> Self:
         tools = Path(seawall.__path__[0]).parent
         self._process = subprocess.Popen(
             [sys.executable, "-m", "unit.fork_server"],
-            env={**os.environ, "PYTHONPATH": f"{tools}:{TESTS}"},
+            env={**os.environ, **self._env, "PYTHONPATH": f"{tools}:{TESTS}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -67,11 +77,14 @@ class ForkServer:
     ) -> None:
         self._process.communicate()
 
-    def run(self, *arguments: object, kill_at: int | None = None, delay: float = 0.0) -> Ended:
-        """Run the command line; kill it *delay* seconds after the step *kill_at*."""
+    def run(
+        self, *arguments: object, kill_at: int | None = None, delay: float = 0.0, kill_after: float | None = None
+    ) -> Ended:
+        """Run the command line; kill it *delay* seconds after the step *kill_at*, or *kill_after* seconds."""
         assert self._process.stdin
         assert self._process.stdout
-        wanted = {"arguments": list(map(str, arguments)), "kill_at": kill_at, "delay": delay}
+        moment = {"kill_at": kill_at, "delay": delay, "kill_after": kill_after}
+        wanted = {"arguments": list(map(str, arguments)), **moment}
         self._process.stdin.write(json.dumps(wanted) + "\n")
         self._process.stdin.flush()
         return Ended(**json.loads(self._process.stdout.readline()))
@@ -95,7 +108,15 @@ def serve() -> None:
             print(json.dumps({"code": code, "steps": int(steps.read() or 0), "err": err.read()}), flush=True)
 
 
-def _run(arguments: list[str], kill_at: int | None, delay: float, err: TextIO, steps: TextIO) -> NoReturn:
+def _run(
+    arguments: list[str],
+    kill_at: int | None,
+    delay: float,
+    kill_after: float | None,
+    *,
+    err: TextIO,
+    steps: TextIO,
+) -> NoReturn:
     """Be the run."""
     counter = itertools.count()
     holds = False
@@ -116,6 +137,8 @@ def _run(arguments: list[str], kill_at: int | None, delay: float, err: TextIO, s
             for file, number in ((null, 0), (null, 1), (err, 2)):
                 os.dup2(file.fileno(), number)
         sys.addaudithook(count)
+        if kill_after is not None:
+            threading.Timer(kill_after, kill).start()
         main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
