@@ -100,7 +100,7 @@ PYTEST = $(VENV)/bin/python -m pytest -q
 SANDBOX = $(AS_ROOT) tests/lab/sandbox
 
 .PHONY: test
-test: lint test-unit test-e2e test-lab ## run all tests, and install what they need
+test: lint test-unit test-hosts ## run all tests, and install what they need
 
 .PHONY: lint
 lint: $(VENV)/installed-tests ## look at the code without running it
@@ -122,15 +122,31 @@ lint-ansible:
 test-unit: $(VENV)/installed-tests ## test the tool, and the project's own rules
 	$(PYTEST) --numprocesses $$(($$(nproc) + 1)) --dist worksteal tests/unit
 
-# Two sandboxes side by side, because a play keeps hardly more than one core busy: what stands around origins (balancers,
-# edges, endpoints, machines that pull, and a bare one that makes itself an origin) in one, origins in the other.
+# --- what needs hosts: each group in a sandbox of its own, two of them at a time, because a play keeps hardly more than
+# one core busy. The longest come first. Each prints what it found when it is through.
+
+# What stands around origins: balancers, edges, endpoints, stores, machines that pull, and a bare one that makes itself
+# an origin.
 E2E_AROUND := $(foreach name,balancer bare client edge endpoint matrix stores,tests/e2e/test_$(name).py)
+ROLLING := tests/e2e/test_rolling.py
+E2E := test-e2e-origins test-e2e-around
+LAB_TESTS := test-lab-sites test-lab-rolling test-lab-itself
+SIDE_BY_SIDE = +$(MAKE) --no-print-directory --jobs=2 --output-sync=target
+
+.PHONY: test-hosts
+test-hosts: $(VENV)/installed-tests
+	$(AS_ROOT) tests/lab/install
+	$(SIDE_BY_SIDE) $(E2E) $(LAB_TESTS)
 
 .PHONY: test-e2e
 test-e2e: $(VENV)/installed-tests ## test real hosts, nginx, registries and clients (as root)
 	$(AS_ROOT) tests/lab/install
-	@echo "Two sandboxes side by side: each prints what it found when it is through"
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e-around test-e2e-origins
+	$(SIDE_BY_SIDE) $(E2E)
+
+.PHONY: test-lab
+test-lab: $(VENV)/installed-tests ## test rollouts to sites of several hosts, and the laboratory itself (as root)
+	$(AS_ROOT) tests/lab/install
+	$(SIDE_BY_SIDE) $(LAB_TESTS)
 
 .PHONY: test-e2e-around
 test-e2e-around:
@@ -138,20 +154,19 @@ test-e2e-around:
 
 .PHONY: test-e2e-origins
 test-e2e-origins:
-	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_AROUND) $(ROLLOUTS))
+	$(SANDBOX) $(PYTEST) --durations=10 tests/e2e $(addprefix --ignore=,$(E2E_AROUND) $(ROLLING))
 
-.PHONY: test-lab
-test-lab: $(VENV)/installed-tests ## test the laboratory itself (as root)
-	$(AS_ROOT) tests/lab/install
+.PHONY: test-lab-sites
+test-lab-sites:
+	$(SANDBOX) $(PYTEST) --durations=10 tests/sites
+
+.PHONY: test-lab-rolling
+test-lab-rolling:
+	$(SANDBOX) $(PYTEST) --durations=10 $(ROLLING)
+
+.PHONY: test-lab-itself
+test-lab-itself:
 	$(SANDBOX) $(PYTEST) --durations=10 tests/lab
-
-# Not a part of `test` yet: it takes longer than all else, and was not seen to pass whole.
-ROLLOUTS := tests/e2e/test_rolling.py
-
-.PHONY: test-sites
-test-sites: $(VENV)/installed-tests ## test rollouts to several hosts, and a site under load (as root, not in test)
-	$(AS_ROOT) tests/lab/install
-	$(SANDBOX) $(PYTEST) --durations=10 $(ROLLOUTS) tests/sites
 
 $(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
