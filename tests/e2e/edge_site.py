@@ -111,8 +111,10 @@ def digest_of(content: bytes) -> str:
 
 
 def add_image(tree: Path, repository: str, tag: str, layers: list[bytes]) -> str:
-    """Put an image of *layers* into *tree*, and return its digest."""
-    config = json.dumps({"made": [digest_of(layer) for layer in layers]}).encode()
+    """Put an image of *layers* into *tree*, and return its digest. Where they are tar files, an engine can pull it."""
+    # OCI Image Specification 1.1, config.md: what an engine wants to find.
+    rootfs = {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
     blobs = [(CONFIG, config), *((LAYER, layer) for layer in layers)]
     rows = [{"mediaType": kind, "digest": digest_of(blob), "size": len(blob)} for kind, blob in blobs]
     document = {
