@@ -51,7 +51,10 @@ REGISTRY = Machine("registry1", "198.18.0.5", base.REGISTRY)
 CLIENT = Machine("client1", "198.18.0.31", base.CLIENT, (*NESTED_ENGINE_OPTIONS, "--volume=/var/lib/containers"))
 ORIGINS = (Machine("origin1", "198.18.0.11"), Machine("origin2", "198.18.0.12"))
 BALANCER = Machine("balancer1", "198.18.0.10")
-MACHINES = (REGISTRY, BALANCER, *ORIGINS, CLIENT)
+BUILDER = Machine("builder1", "198.18.0.8")
+ENDPOINT = Machine("endpoint1", "198.18.0.15")
+EDGE = Machine("edge1", "198.18.0.21")
+MACHINES = (REGISTRY, BUILDER, BALANCER, *ORIGINS, ENDPOINT, EDGE, CLIENT)
 
 
 @dataclass(frozen=True)

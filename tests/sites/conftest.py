@@ -22,7 +22,7 @@ from lab.images import Sample, Samples
 from lab.load import Wanted
 from lab.network import Network
 from lab.site import BALANCER, CLIENT, ORIGINS, Site
-from sites.rolled import Rolled, all_of
+from sites.rolled import FRONT, Rolled, all_of
 
 pytest_plugins = ["lab.fixtures"]
 
@@ -64,11 +64,19 @@ def wanted(images: tuple[Sample, ...]) -> list[Wanted]:
 
 @pytest.fixture(scope="session")
 def rollout(site: Site, images: tuple[Sample, ...], tmp_path_factory: pytest.TempPathFactory) -> Rollout:
-    """inventory/lab as it is, but for its images and where the lab's state is."""
+    """inventory/lab as it is, but for its images, for machines that are not here, and where the lab's state is."""
     folder = tmp_path_factory.mktemp("site") / "lab"
     shutil.copytree(TOP / "inventory/lab", folder, ignore=shutil.ignore_patterns("images.lock"))
+    hosts = yaml.safe_load((folder / "hosts.yml").read_text())
+    for group in hosts["all"]["children"].values():
+        group["hosts"] = {name: row for name, row in group["hosts"].items() if name in site.hosts}
+    (folder / "hosts.yml").write_text(yaml.safe_dump(hosts))
     variables = folder / "group_vars/all.yml"
-    more = {"lab_state": str(site.folder), "tree_min_free_bytes": 1_000_000}
+    more = {
+        "lab_state": str(site.folder),
+        "tree_min_free_bytes": 1_000_000,
+        "client_endpoints": [{"url": url} for url in FRONT],
+    }
     check = {"repository": images[0].repository, "reference": images[0].tag}
     known = yaml.safe_load(variables.read_text())
     variables.write_text(yaml.safe_dump({**known, **more, "balancer_check_manifests": [check]}))
