@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from seawall.listing import FIRST_PAGE, Shape
 from seawall.lists import is_private, parse_prefixes, private_text
 from seawall.manifest import parse_manifest
 from seawall.progress import Progress
-from seawall.publication import JSON, Publication, Standing, TreeObject, Wishes, by_depth
+from seawall.publication import JSON, Publication, PublishedList, Standing, TreeObject, Wishes, by_depth
 from seawall.publishing import prepare
 from seawall.store_objects import Found, Headers, StoreObjects
 from seawall.tree import CATALOG_LINK, HELD, LOCKS, RELEASES, V2, Tree
@@ -173,6 +173,8 @@ class _Work:
     """Of what says what the store has."""
     private: str
     stored: Stored
+    made: Mapping[Digest, bytes]
+    """Manifests that are in no file of the tree."""
     there: dict[str, Found] = field(default_factory=dict)
     """What is known to be in the store, by path."""
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -183,7 +185,9 @@ class _Work:
         everything = wishes.everything or wishes.delete is not None
         private = private_text(tree)
         publication = prepare(tree, standing, objects.where(""), everything=everything)
-        return cls(tree, objects, jobs, progress, wishes, publication, standing, etag, private, Stored(publication))
+        made = {one.digest: one.content for one in publication.manifests if one.content is not None}
+        stored = Stored(publication)
+        return cls(tree, objects, jobs, progress, wishes, publication, standing, etag, private, stored, made)
 
     @property
     def is_done(self) -> bool:
@@ -196,7 +200,8 @@ class _Work:
             return self.stored
         self._look()
         missing = [one for one in self._links() if not self._has(one)]
-        blobs = {one.digest: one.size for one in missing if one in set(self.publication.blob_links)}
+        links = set(self.publication.blob_links)
+        blobs = {one.digest: one.size for one in missing if one in links}
         size = sum(blobs.values()) + sum(one.size for one in missing if one.digest not in blobs)
         gone = self._gone()
         return replace(self.stored, sent=len(missing), size=size, removed=len(gone) + len(self._unused(gone)))
@@ -309,8 +314,7 @@ class _Work:
     def _bytes(self, one: TreeObject) -> bytes:
         content = one.content
         if content is None and one.target:
-            made = (other.content for other in self.publication.manifests if other.digest == one.digest)
-            content = next(made, None)
+            content = self.made.get(one.digest)
         if content is None:
             content = self.tree.read(self.tree.root / one.file)
         if Digest.of(content) != one.digest:
@@ -338,10 +342,13 @@ class _Work:
     def _lists(self) -> None:
         plan = self.publication
         known = {f"{V2}/{name}/tags" for name in plan.repositories}
-        for one in plan.tag_lists:
+
+        def put_list(one: PublishedList) -> None:
             path = f"{one.folder}/{FIRST_PAGE}"
             if one.folder in known or path in self.there or self.objects.head(path):
                 self._put_text(path, one.shape.page(one.names).encode(), JSON)
+
+        self._each(put_list, plan.tag_lists)
         # Some stores keep no bytes under a name that ends so; that it answers is what counts.
         if plan.is_whole and self.objects.head(_PING) is None:
             self._put_text(_PING, b"{}", JSON)

@@ -4,7 +4,7 @@ import http.client
 import os
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -116,10 +116,9 @@ class Container:
         status = int(error.http_status or 0)
         if status == http.client.NOT_FOUND:
             return NotFoundError(where, "is missing", "correct the name, or make the container")
-        said = b""
-        with suppress(AttributeError):
-            said = (error.http_response_content or b"")[:_SAID_CHARACTERS]
-        words = _line(said.decode(errors="replace")) or _line(str(error.http_reason or ""))
+        said = error.http_response_content or b""
+        words = _line(said.decode(errors="replace") if isinstance(said, bytes) else said)
+        words = words or _line(str(error.http_reason or ""))
         because = f" ({words})" if words and "<" not in words else ""
         if status in _REFUSED:
             what = f"the store refuses these credentials{because}"

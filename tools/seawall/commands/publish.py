@@ -16,7 +16,6 @@ from seawall.errors import InputError, SeawallError
 from seawall.place import DESTINATIONS, PathPlace, S3Place, SshPlace, SwiftPlace, parse_destination, shown
 from seawall.progress import Progress
 from seawall.publication import Wishes
-from seawall.replica import publish as publish_replica
 from seawall.terminal import readable, watch
 from seawall.tree import Tree
 
@@ -154,6 +153,8 @@ def _publish(tree: Tree, place: _Place, progress: Progress, wishes: Wishes, opti
             copied=stored.copied,
             removed=stored.removed,
         )
+    from seawall.replica import publish as publish_replica  # noqa: PLC0415 - what a store does not wait for
+
     carried = publish_replica(tree, place, progress, wishes)
     return _Ended(
         place,
