@@ -79,7 +79,7 @@ def test_an_upgrade_from_the_previous_configuration_fails_no_pull(
     assert configuration() != present
     # No balancer may stand between: its checks are for the present configuration.
     with load(ORIGIN_URLS, wanted) as tally:
-        upgrade = rolled.rollout.play("site.yml")
+        upgrade = rolled.rollout.play("playbooks/origin.yml")
     assert upgrade.code == 0, upgrade.output
     assert upgrade.changed > 0
     assert configuration() == present
