@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 
 import urllib3
 
@@ -26,7 +25,6 @@ MOST_REQUESTS = 50_000
 THREADS = 3
 PAUSE_SECONDS = 0.03
 ANSWER_SECONDS = 30.0
-MOST_REDIRECTS = 3
 PULL_SECONDS = 60.0
 ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX))
 
@@ -91,13 +89,11 @@ def load(
     references: Sequence[str] = (),
     *,
     authority: str | None = None,
-    threads: int = THREADS,
 ) -> Iterator[Tally]:
     """Ask `endpoints` for what is `wanted`, and let the engine on `client` pull `references`, until the block ends.
 
     Several endpoints are asked in turn, as engines ask mirrors: a request has failed when none gave what is wanted.
-    `authority` is a file with the certificate that theirs have to be from.  So many `threads` ask at a time.  What was
-    counted is printed.
+    `authority` is a file with the certificate that theirs have to be from.  What was counted is printed.
     """
     tally, lock, ended = Tally(), threading.Lock(), threading.Event()
 
@@ -116,12 +112,13 @@ def load(
             tally.again += 1
 
     def ask() -> None:
-        connections = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False, ca_certs=authority)
+        trusted = {"ca_certs": authority} if authority else {}
+        pools = [urllib3.connection_from_url(url, timeout=ANSWER_SECONDS, **trusted) for url in endpoints]
         for row in itertools.cycle(wanted):
             if over() or ended.wait(PAUSE_SECONDS):
                 return
             start = time.monotonic()
-            note(tally.requests, start, row.path, _ask_in_turn(connections, endpoints, row, send_again))
+            note(tally.requests, start, row.path, _ask_in_turn(pools, row, send_again))
 
     def pull() -> None:
         if client is None:
@@ -132,48 +129,41 @@ def load(
             start = time.monotonic()
             note(tally.pulls, start, f"docker pull {reference}", _pull(client, reference))
 
-    working = [threading.Thread(target=work) for work in (*[ask] * threads, *([pull] if references else []))]
-    for thread in working:
+    threads = [threading.Thread(target=work) for work in (*[ask] * THREADS, *([pull] if references else []))]
+    for thread in threads:
         thread.start()
     try:
         yield tally
     finally:
         ended.set()
-        for thread in working:
+        for thread in threads:
             thread.join(PULL_SECONDS + ANSWER_SECONDS)
         print(tally, *tally.failed[:20], sep="\n")
 
 
-def _ask_in_turn(
-    connections: urllib3.PoolManager, endpoints: Sequence[str], row: Wanted, send_again: Callable[[], None]
-) -> str:
+def _ask_in_turn(pools: Sequence[urllib3.HTTPConnectionPool], row: Wanted, send_again: Callable[[], None]) -> str:
     """Why no endpoint gave what is wanted; empty if one did."""
     faults = []
-    for endpoint in endpoints:
+    for pool in pools:
         try:
-            fault = _ask(connections, endpoint, row)
+            fault = _ask(pool, row)
         except _ClosedError:
             # As HTTP clients do (RFC 9110, 9.2.2): a GET may be sent twice, and this server may have had no fault.
             send_again()
             try:
-                fault = _ask(connections, endpoint, row)
+                fault = _ask(pool, row)
             except _ClosedError as error:
                 fault = str(error)
         if not fault:
             return ""
-        faults.append(f"{endpoint}: {fault}")
+        faults.append(f"{pool.host}: {fault}")
     return "; ".join(faults)
 
 
-def _ask(connections: urllib3.PoolManager, endpoint: str, row: Wanted) -> str:
-    """What is wrong with the answer, wherever it leads; empty if nothing is.  Raises _ClosedError."""
-    url = endpoint + row.path
+def _ask(pool: urllib3.HTTPConnectionPool, row: Wanted) -> str:
+    """What is wrong with the answer; empty if nothing is.  Raises _ClosedError."""
     try:
-        for _ in range(MOST_REDIRECTS):
-            answer = connections.request("GET", url, headers={"Accept": ACCEPT}, redirect=False)
-            if answer.status != HTTPStatus.TEMPORARY_REDIRECT:
-                break
-            url = answer.headers["Location"]
+        answer = pool.request("GET", row.path, headers={"Accept": ACCEPT}, retries=False)
     except urllib3.exceptions.ProtocolError as error:
         raise _ClosedError(str(error)) from error
     except urllib3.exceptions.HTTPError as error:

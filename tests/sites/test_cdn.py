@@ -6,7 +6,6 @@ The origins are nginx on the sandbox's own address: they end and start again at 
 import io
 import json
 import random
-import re
 import tarfile
 import threading
 import time
@@ -17,7 +16,6 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 
 from e2e.edge_site import Server, add_image, copy_tree, get, make_origin, running
@@ -26,10 +24,8 @@ from lab.base import Image
 from lab.engine import Engine
 from lab.host import Host
 from lab.images import Sample, Samples
-from lab.load import load
 from lab.network import Network
 from seawall.cli import main
-from sites.rolled import all_of
 
 EDGES = {"edge1": "198.18.0.41", "edge2": "198.18.0.42"}
 ENDPOINTS = {"endpoint1": "198.18.0.51", "endpoint2": "198.18.0.52"}
@@ -85,25 +81,6 @@ class Cdn:
             ):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
-
-    @contextmanager
-    def watched(self) -> Iterator[dict[str, set[int]]]:
-        """Ask each host all the time whether it is in service; what they said, as the numbers of HTTP."""
-        said: dict[str, set[int]] = {name: set() for name in ADDRESSES}
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(0.2):
-                for name, address in ADDRESSES.items():
-                    said[name].add(requests.get(f"http://{address}/health", timeout=10).status_code)
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield said
-        finally:
-            ended.set()
-            thread.join()
 
 
 def seawall(*words: str | Path) -> None:
@@ -291,29 +268,3 @@ def test_an_endpoint_that_leads_nowhere_goes_back_and_stops_the_rollout(cdn: Cdn
         assert get(f"http://{address}/health").status_code == 200
         led = get(f"http://{address}/v2/{samples.layers.repository}/manifests/{samples.layers.tag}")
         assert led.headers["Docker-Content-Digest"] == samples.layers.digest
-
-
-def test_a_good_change_goes_from_host_to_host_and_comes_back_and_no_pull_fails(cdn: Cdn, samples: Samples) -> None:
-    before = cdn.configuration()
-    wanted = all_of((samples.layers, samples.oci_index))
-    with cdn.watched() as health, ExitStack() as loads:
-        # Each by itself: no other stands in for it.
-        urls = [f"http://{address}" for address in ADDRESSES.values()]
-        tallies = [loads.enter_context(load([url], wanted, threads=1)) for url in urls]
-        changed = cdn.play(*PLAYBOOKS, edge_tag_max_age=TAG_SECONDS + 1, endpoint_max_age=61)
-        assert changed.code == 0, changed.output
-        after = cdn.configuration()
-        returned = cdn.play("playbooks/rollback.yml", configuration="previous")
-        assert returned.code == 0, returned.output
-    assert all(after[name] != before[name] for name in ADDRESSES)
-    assert cdn.configuration() == before
-    assert health == {name: {200, 503} for name in ADDRESSES}, "each was drained, and is back"
-    assert [tally.failed for tally in tallies] == [[]] * len(ADDRESSES)
-    assert all(tally.requests.tried > 50 for tally in tallies)
-
-
-def test_a_second_run_and_its_rehearsal_change_nothing(cdn: Cdn) -> None:
-    for options in ((), ("--check", "--diff")):
-        run = cdn.rollout.play(*PLAYBOOKS, *options)
-        assert (run.code, run.changed) == (0, 0), run.output
-    assert not re.search("would drain", run.output)
