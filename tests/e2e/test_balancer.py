@@ -16,7 +16,7 @@ import requests
 import yaml
 
 from e2e.exposure import assert_exposed_as_stated
-from e2e.pulls import pulling
+from e2e.pulls import THREADS, pulling
 from e2e.rollout import TOP, Rollout, Run, write_variables
 from lab.base import Image
 from lab.command import run
@@ -258,6 +258,8 @@ def test_no_pull_fails_whatever_happens_to_one_origin(site: Site, happens: Calla
         time.sleep(0.5)
     assert tally.tried > 50
     assert tally.failed == []
+    # What was under way, and no more.
+    assert tally.resumed <= THREADS
     # Until an origin that keeps silent is given up, and once more while the balancer has not noticed.
     assert tally.slowest < 8
 
