@@ -29,17 +29,17 @@ from lab.images import Samples
 ORIGIN = "198.18.0.11"
 FOLDER = "/etc/ssl/seawall"
 RESPONDER_HOST = "198.18.0.1"
-RESPONDER_PORT = 8888
-RESPONDER = f"http://{RESPONDER_HOST}:{RESPONDER_PORT}/"
 
 
-def make_certificates(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Write an authority and a certificate from it that names a responder; return the authority and its key."""
+def make_certificates(folder: Path, responder_url: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Write an authority and a certificate from it that names the responder; return the authority and its key."""
     now = datetime.datetime.now(datetime.UTC)
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Lab")])
     own = x509.BasicConstraints(ca=True, path_length=None)
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(ORIGIN))])
-    responder = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(RESPONDER))
+    responder = x509.AccessDescription(
+        AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(responder_url)
+    )
     wanted: list[tuple[str, list[x509.ExtensionType], int]] = [
         ("authority", [own], 9),
         ("origin", [names, x509.AuthorityInformationAccess([responder])], 9),
@@ -111,8 +111,8 @@ class Responder(http.server.BaseHTTPRequestHandler):
 def responder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with certificates, and somebody who says that the origin's is not revoked."""
     folder = tmp_path_factory.mktemp("tls")
-    Responder.issuer, Responder.key = make_certificates(folder)
-    with http.server.ThreadingHTTPServer((RESPONDER_HOST, RESPONDER_PORT), Responder) as server:
+    with http.server.ThreadingHTTPServer((RESPONDER_HOST, 0), Responder) as server:
+        Responder.issuer, Responder.key = make_certificates(folder, f"http://{RESPONDER_HOST}:{server.server_port}/")
         threading.Thread(target=server.serve_forever).start()
         yield folder
         server.shutdown()
