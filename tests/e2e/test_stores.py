@@ -154,7 +154,6 @@ def store_site(
             "auth": {"auth_url": f"{swift.url}/auth/v1.0", "username": USER, "password": KEY},
         },
         "store_swift_cors": ["https://ui.example"],
-        "store_swift_versioning": True,
         "store_swift_tree": "/srv/seawall",
     }
     folder = make_inventory(tmp_path_factory.mktemp("stores"), host, variables, group="store")

@@ -176,6 +176,7 @@ def test_a_container_and_that_of_its_segments_are_opened_alike_and_other_readers
         (["/srv/seawall"], "is no bucket and no container"),
         (["s3://images", "--unfinished", "30h"], "is not a number of days"),
         (["s3://images", "--cors", "https://a https://b"], "names no origin"),
+        (["swift://images", "--cors", "https://a", "--versioning"], "choose --cors or --versioning"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: list[str], says: str, site: Site) -> None:

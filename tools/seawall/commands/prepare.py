@@ -47,6 +47,10 @@ def command(
         raise InputError("--unfinished", f"{unfinished!r} is not a number of days", "write 7d")
     if any(not origin.isprintable() or " " in origin or "," in origin for origin in origins):
         raise InputError("--cors", "names no origin", "write https://HOST[:PORT] or *")
+    if isinstance(place, SwiftPlace) and origins and is_versioned:
+        # The object of a container with versions is a link into another one, which knows nothing of CORS.
+        what = "Swift answers pages of other origins nothing out of a container with versions"
+        raise InputError(str(place), what, "choose --cors or --versioning")
     wanted = StoreSettings(is_public, tuple(sorted(origins)), is_versioned, int(seconds // _DAY))
     done = carry_out(list(_changes(place, wanted, destination)), dry_run=dry_run)
     if as_json:
