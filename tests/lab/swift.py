@@ -10,6 +10,7 @@ from typing import Self
 
 import requests
 
+from .command import run
 from .daemon import Daemon
 from .network import LAB
 from .store import READY_SECONDS
@@ -29,6 +30,17 @@ swift_hash_path_suffix = lab
 [storage-policy:0]
 name = only
 default = yes
+"""
+_RING = """\
+import sys
+from swift.common.ring import RingBuilder
+
+builder = RingBuilder(8, 1, 1)
+builder.add_dev({
+    "region": 1, "zone": 1, "ip": "127.0.0.1", "port": int(sys.argv[2]), "device": "disk", "weight": 1
+})
+builder.rebalance()
+builder.get_ring().save(sys.argv[1])
 """
 # Without the user and its group workers end, and do not say why.
 _DEFAULT = """\
@@ -213,10 +225,5 @@ def _server(name: str, folder: Path, text: str) -> Daemon:
 
 
 def _make_ring(path: Path, port: int) -> None:
-    # Whoever starts no cluster does not wait for its library.
-    from swift.common.ring import RingBuilder  # noqa: PLC0415
-
-    builder = RingBuilder(8, 1, 1)
-    builder.add_dev({"region": 1, "zone": 1, "ip": "127.0.0.1", "port": port, "device": "disk", "weight": 1})
-    builder.rebalance()
-    builder.get_ring().save(str(path))
+    # In a process of its own: where that library is loaded, threads are no threads any more.
+    run([sys.executable, "-c", _RING, str(path), str(port)])
