@@ -5,10 +5,8 @@ import json
 import os
 import random
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +14,7 @@ from e2e.seat import Seat, Ssh
 from lab.engine import Engine
 from lab.host import Host
 from lab.images import Samples
+from lab.names import resolved
 from lab.network import LAB
 from lab.store import DOMAIN, Store
 
@@ -160,15 +159,8 @@ def bucket_store(request: pytest.FixtureRequest) -> Store:
 @pytest.fixture
 def named_bucket(bucket_store: Store) -> Iterator[str]:
     """The name of the bucket "images", which this machine resolves."""
-    with tempfile.NamedTemporaryFile("w") as hosts:
-        hosts.write(f"{Path('/etc/hosts').read_text()}\n{LAB.gateway} {NAME}\n")
-        hosts.flush()
-        Path(hosts.name).chmod(0o644)
-        subprocess.run(["mount", "--bind", hosts.name, "/etc/hosts"], check=True)
-        try:
-            yield f"{NAME}:{bucket_store.url.rpartition(':')[2]}"
-        finally:
-            subprocess.run(["umount", "/etc/hosts"], check=True)
+    with resolved(f"{LAB.gateway} {NAME}"):
+        yield f"{NAME}:{bucket_store.url.rpartition(':')[2]}"
 
 
 def test_clients_pull_out_of_a_bucket_what_was_published_into_it(

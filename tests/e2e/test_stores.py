@@ -5,8 +5,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from e2e.seat import Seat
 from lab.engine import Engine
 from lab.host import Host
 from lab.images import Samples
+from lab.names import resolved
 from lab.network import LAB
 from lab.store import ACCESS_KEY, SECRET_KEY, Store
 from lab.swift import DOMAIN, KEY, PORT, USER, Swift
@@ -38,17 +37,10 @@ CONTAINERS = ("native", "by-s3")
 def names(client_bookworm: Host) -> Iterator[dict[str, str]]:
     """The names of the containers, which this machine and the client resolve, with the port."""
     hosts = {name: f"{name}.auth-lab.{DOMAIN}" for name in CONTAINERS}
-    line = f"{LAB.gateway} {' '.join(hosts.values())}\n"
-    client_bookworm.run("sh", "-c", "cat >>/etc/hosts", stdin=line)
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.write(f"{Path('/etc/hosts').read_text()}\n{line}")
-        file.flush()
-        Path(file.name).chmod(0o644)
-        subprocess.run(["mount", "--bind", file.name, "/etc/hosts"], check=True)
-        try:
-            yield {name: f"{host}:{PORT}" for name, host in hosts.items()}
-        finally:
-            subprocess.run(["umount", "/etc/hosts"], check=True)
+    line = f"{LAB.gateway} {' '.join(hosts.values())}"
+    client_bookworm.run("sh", "-c", "cat >>/etc/hosts", stdin=f"{line}\n")
+    with resolved(line):
+        yield {name: f"{host}:{PORT}" for name, host in hosts.items()}
 
 
 def filled(folder: Path, samples: Samples) -> Seat:
