@@ -36,6 +36,11 @@ class Run:
         assert recap, self.output
         return sum(int(row[2]) for row in recap)
 
+    @property
+    def said(self) -> str:
+        """What was printed, in one line: Ansible breaks lines where a message has none."""
+        return " ".join(self.output.split())
+
 
 @dataclass(frozen=True)
 class Rollout:

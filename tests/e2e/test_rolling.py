@@ -86,10 +86,6 @@ class Site:
     def health(self) -> list[int]:
         return [requests.get(f"http://{address}/health", timeout=10).status_code for address in ORIGINS.values()]
 
-    def say(self, run: Run) -> str:
-        """What a run printed, in one line."""
-        return " ".join(run.output.split())
-
     @contextmanager
     def pulls(self, sample: Sample) -> Iterator[Watch]:
         """Ask the balancer for an image until the block ends; nothing may fail."""
@@ -245,7 +241,7 @@ def test_a_configuration_that_does_not_serve_stops_at_the_first_origin(site: Sit
         # nginx takes it, and answers the ping; but there is nothing in that tree.
         run = site.play("playbooks/origin.yml", origin_tag_max_age=61, origin_tree=EMPTY)
     assert run.code != 0
-    said = site.say(run)
+    said = run.said
     assert "The rollout stopped at o1" in said
     assert "nginx serves what it served before" in said
     assert {name: site.configuration(name) for name in ORIGINS} == before
@@ -259,7 +255,7 @@ def test_a_host_that_fails_takes_its_whole_batch_back(site: Site, samples: Sampl
     tree = f"{{{{ '{EMPTY}' if inventory_hostname == 'o2' else '{TREE}' }}}}"
     run = site.play("playbooks/origin.yml", origin_tag_max_age=62, origin_tree=tree, rollout_serial=["100%"])
     assert run.code != 0
-    said = site.say(run)
+    said = run.said
     assert "The rollout stopped at o2" in said
     assert "o3 went back because another host of its batch failed" in said
     assert {name: site.configuration(name) for name in ORIGINS} == before
@@ -293,7 +289,7 @@ def test_a_corrupt_blob_stops_at_the_first_origin_which_gets_its_tags_back(
         run = site.play("playbooks/builder.yml", "playbooks/publish.yml")
     disk.run("cp", "-p", "/root/blob", blob)
     assert run.code != 0
-    said = site.say(run)
+    said = run.said
     assert "The rollout stopped at o1" in said
     assert f"sha256:{hex_digits}" in said
     assert [site.served(name, moving) for name in ORIGINS] == ["", "", ""]
@@ -304,7 +300,7 @@ def test_a_corrupt_blob_stops_at_the_first_origin_which_gets_its_tags_back(
 def test_what_was_rolled_back_is_not_applied_again_without_a_word(site: Site, samples: Samples) -> None:
     run = site.play("playbooks/builder.yml")
     assert run.code != 0
-    assert "-e tree_apply_again=true" in site.say(run)
+    assert "-e tree_apply_again=true" in run.said
 
 
 def test_a_lock_that_upstream_does_not_know_stops_before_any_origin(site: Site, samples: Samples) -> None:
@@ -338,7 +334,7 @@ def test_one_image_comes_to_three_origins_is_proved_and_goes_back_in_seconds(sit
         run = site.play("playbooks/rollback.yml", release=last - 1)
         print(f"FIGURE rollback of 3 origins and the builder: {time.monotonic() - began:.0f} s")
     assert run.code == 0, run.output
-    assert "images.lock on the controller still says what was rolled back" in site.say(run)
+    assert "images.lock on the controller still says what was rolled back" in run.said
     assert [site.served(name, moving) for name in ORIGINS] == ["", "", ""]
     assert len({site.journal(host) for host in (*site.hosts.values(), site.builder)}) == 1
 
@@ -347,7 +343,7 @@ def test_a_release_that_not_all_know_alike_is_refused(site: Site) -> None:
     journal = site.journal(site.builder)
     run = site.play("playbooks/rollback.yml", release=99)
     assert run.code != 0
-    assert "has no record of release 99; its last one is" in site.say(run)
+    assert "has no record of release 99; its last one is" in run.said
     record = f"{TREE}/releases/1.json"
     site.hosts["o3"].run("sed", "-i", 's/"by": "sync"/"by": "tag"/', record)
     try:
@@ -355,5 +351,5 @@ def test_a_release_that_not_all_know_alike_is_refused(site: Site) -> None:
     finally:
         site.hosts["o3"].run("sed", "-i", 's/"by": "tag"/"by": "sync"/', record)
     assert run.code != 0
-    assert "Release 1 is another one on o3 than on build1" in site.say(run)
+    assert "Release 1 is another one on o3 than on build1" in run.said
     assert site.journal(site.builder) == journal

@@ -206,4 +206,4 @@ def test_a_certificate_that_ended_is_refused_before_the_host_changes(
     }
     refused = rollout.play("playbooks/preflight.yml", "--extra-vars", json.dumps(variables))
     assert refused.code != 0
-    assert f"{FOLDER}/ended.pem on origin1 ended at" in " ".join(refused.output.split())
+    assert f"{FOLDER}/ended.pem on origin1 ended at" in refused.said

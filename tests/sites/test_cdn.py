@@ -97,11 +97,6 @@ def name_of(sample: Sample) -> str:
     return f"{sample.repository}:{sample.tag}"
 
 
-def said(run: Run) -> str:
-    """What a run printed, in one line."""
-    return " ".join(run.output.split())
-
-
 @pytest.fixture(scope="module")
 def cdn(
     engine: Engine,
@@ -244,9 +239,9 @@ def test_an_edge_that_finds_nothing_behind_it_goes_back_and_stops_the_rollout(cd
     # nginx takes it, and what was asked once is answered by the cache.
     run = cdn.play("playbooks/edge.yml", edge_upstreams=["http://198.18.0.1:9"])
     assert run.code != 0
-    assert "The rollout stopped at edge1" in said(run)
-    assert "Nothing behind edge1 answers it" in said(run)
-    assert "nginx serves what it served before" in said(run)
+    assert "The rollout stopped at edge1" in run.said
+    assert "Nothing behind edge1 answers it" in run.said
+    assert "nginx serves what it served before" in run.said
     assert "edge2 " not in run.output.partition("PLAY RECAP")[2]
     assert cdn.configuration() == before
     for address in EDGES.values():
@@ -260,8 +255,8 @@ def test_an_endpoint_that_leads_nowhere_goes_back_and_stops_the_rollout(cdn: Cdn
     elsewhere = [{"prefix": "", "target": f"http://{EDGES['edge1']}", "as": "no/such/place"}]
     run = cdn.play("playbooks/endpoint.yml", endpoint_namespaces=elsewhere)
     assert run.code != 0
-    assert "The rollout stopped at endpoint1" in said(run)
-    assert "Status code was 404" in said(run)
+    assert "The rollout stopped at endpoint1" in run.said
+    assert "Status code was 404" in run.said
     assert "endpoint2 " not in run.output.partition("PLAY RECAP")[2]
     assert cdn.configuration() == before
     for address in ENDPOINTS.values():

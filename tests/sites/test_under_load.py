@@ -171,7 +171,7 @@ def test_the_disk_of_one_origin_fills(under_load: Load, rolled: Rolled, origins:
         full.run("sh", "-c", f"cat /dev/zero > {TREE}/filler", check=False)
         stopped = rollout.play("playbooks/publish.yml")
         assert stopped.code != 0
-        assert "origin2 has 0.00 Bytes free where /srv/seawall lies" in " ".join(stopped.output.split())
+        assert "origin2 has 0.00 Bytes free where /srv/seawall lies" in stopped.said
         assert requests.get(ORIGIN_URLS[1] + path, timeout=10).status_code == 404
         full.run("rm", f"{TREE}/filler")
         again = rollout.play("playbooks/publish.yml")
